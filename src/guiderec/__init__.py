@@ -1,0 +1,1 @@
+"""GuideRec: guided-diffusion sequential recommendation."""

@@ -1,0 +1,115 @@
+"""`Dataset`: a split with its vocabulary, protocol and fingerprint. What training and evaluation are given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from guiderec.data.sequences import Ids, Rows
+from guiderec.errors import DataError, nearest
+
+RawId = str | int
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Raw item ids, in the order of the internal ids: `raw[j - 1]` is item j. Ids are all text or all integers.
+
+    `table`, where known, has one row per item in the same order, with a column `item` (the raw id) and any of
+    `name`, `category`, ... for people to read.
+    """
+
+    raw: tuple[RawId, ...]
+    table: pl.DataFrame | None = None
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @cached_property
+    def _ids(self) -> dict[RawId, int]:
+        return {raw: j for j, raw in enumerate(self.raw, start=1)}
+
+    def encode(self, raw: Sequence[RawId]) -> list[int]:
+        """Internal ids 1..I. Raises DataError for an unknown id, with the nearest known one."""
+        return [self._encode(item) for item in raw]
+
+    def _encode(self, item: RawId) -> int:
+        if item in self._ids:
+            return self._ids[item]
+        if isinstance(item, str) and item.lstrip("-").isdigit() and int(item) in self._ids:  # typed on a command line
+            return self._ids[int(item)]
+        near = nearest(str(item), map(str, self.raw)) if len(self) <= 200_000 else ""
+        raise DataError(f"Item {item!r} is not in the catalogue of {len(self):,} items.{near}")
+
+    def decode(self, items: Sequence[int]) -> list[RawId]:
+        """Raw ids of internal ids 1..I."""
+        return [self.raw[j - 1] for j in items]
+
+    def names(self, items: Sequence[int]) -> list[str]:
+        """What to call items when talking to a person: their `name`, or else the raw id."""
+        if self.table is None or "name" not in self.table.columns:
+            return [str(raw) for raw in self.decode(items)]
+        column = self.table["name"]
+        return [str(column[j - 1]) for j in items]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What data this is: counts and the SHA-256 of the canonical log."""
+
+    users: int
+    items: int
+    interactions: int
+    sha256: str
+
+    @classmethod
+    def of(cls, parts: Sequence[Rows], raw: Sequence[RawId]) -> Fingerprint:
+        """Fingerprint of all sequences of `parts`, each distinct set of sequences counted once.
+
+        The canonical log is one line per sequence, `raw item ids joined by tabs`, sorted: it depends neither on
+        the numbering of items nor on the order of users.
+        """
+        seen = {id(part.sequences): part.sequences for part in parts}
+        names = np.array(["", *map(str, raw)], dtype=object)
+        lines = sorted(
+            "\t".join(names[sequences[s]]) for sequences in seen.values() for s in range(len(sequences))
+        )
+        users = np.unique(np.concatenate([sequences.users for sequences in seen.values()]))
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return cls(len(users), len(raw), sum(len(sequences.items) for sequences in seen.values()), digest)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split, ready for training and evaluation."""
+
+    name: str
+    """For people: `amazon-beauty/user-split`."""
+    protocol: dict[str, Any]
+    """The protocol as plain data (`Protocol.to_plain()`): it goes into every record and caption."""
+    train: Rows
+    valid: Rows
+    test: Rows
+    vocabulary: Vocabulary
+    fingerprint: Fingerprint
+    seen: Literal["keep", "mask"] = "keep"
+    """Whether items of the history may be recommended (`keep`) or are masked when ranking."""
+    candidates: dict[str, Ids] | None = None
+    """Per part (`valid`, `test`): (R, C) candidate items of each row, padded with 0; None is the whole catalogue."""
+
+    @property
+    def n_items(self) -> int:
+        """I, the number of items, without padding."""
+        return len(self.vocabulary)
+
+    def part(self, name: str) -> Rows:
+        """`train`, `valid` or `test`."""
+        if name not in ("train", "valid", "test"):
+            raise DataError(f"A split has the parts train, valid and test, not {name!r}.")
+        return getattr(self, name)  # type: ignore[no-any-return]

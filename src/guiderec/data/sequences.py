@@ -1,0 +1,97 @@
+"""Sequences as one flat array with offsets, and the rows that a protocol cuts from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guiderec.data.batch import PADDING
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """S sequences of items in one flat array.
+
+    Sequence s is `items[offsets[s]:offsets[s + 1]]`, oldest first. `users[s]` names its user; several sequences may
+    share a user. `times`, where known, is parallel to `items` (seconds since 1970, int64).
+    """
+
+    items: Ids
+    offsets: Ids
+    users: Ids
+    times: Ids | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, s: int) -> Ids:
+        return self.items[self.offsets[s] : self.offsets[s + 1]]
+
+    @property
+    def lengths(self) -> Ids:
+        """(S,) number of items in each sequence."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def from_lists(cls, lists: list[list[int]] | list[Ids], users: Ids | None = None) -> Sequences:
+        """Sequences from a list of lists of item ids."""
+        lengths = np.array([len(items) for items in lists], dtype=np.int64)
+        flat = np.concatenate([np.asarray(items, dtype=np.int64) for items in lists]) if len(lists) else np.empty(0)
+        users = np.arange(len(lists), dtype=np.int64) if users is None else users
+        return cls(flat.astype(np.int64), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), users)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """R training or evaluation rows: pairs of a sequence and the position of the target in it.
+
+    The history of row r is everything before the target, cut to the newest L items when it is read:
+
+        sequence      3 1 4 5       rows (sequence, position): (0, 3) and (0, 1)
+        windows(L=2)  1 4 -> 5      and   0 3 -> 1
+    """
+
+    sequences: Sequences
+    sequence: Ids
+    position: Ids
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    @classmethod
+    def last_items(cls, sequences: Sequences) -> Rows:
+        """One row per sequence: its last item."""
+        return cls(sequences, np.arange(len(sequences), dtype=np.int64), sequences.lengths - 1)
+
+    @classmethod
+    def every_prefix(cls, sequences: Sequences, shortest_history: int = 1) -> Rows:
+        """One row per item that has at least `shortest_history` items before it (0: also the first)."""
+        counts = np.maximum(sequences.lengths - shortest_history, 0)
+        sequence = np.repeat(np.arange(len(sequences), dtype=np.int64), counts)
+        first_row = np.repeat(np.cumsum(counts) - counts, counts)
+        return cls(sequences, sequence, np.arange(len(sequence), dtype=np.int64) - first_row + shortest_history)
+
+    def targets(self) -> Ids:
+        """(R,) the target of every row."""
+        return self.sequences.items[self.sequences.offsets[self.sequence] + self.position]
+
+    def history_lengths(self) -> Ids:
+        """(R,) number of items before the target, uncut."""
+        return self.position
+
+    def users(self) -> Ids:
+        """(R,) the user of every row."""
+        return self.sequences.users[self.sequence]
+
+    def windows(self, index: Ids, length: int) -> tuple[Ids, Ids]:
+        """Histories (B, L), padded on the left with 0, and targets (B,) of the rows `index`."""
+        start = self.sequences.offsets[self.sequence[index]]
+        end = start + self.position[index]
+        places = end[:, None] + np.arange(-length, 0)
+        inside = places >= start[:, None]
+        history = np.where(inside, self.sequences.items[np.where(inside, places, 0)], PADDING)
+        return history, self.sequences.items[end]
