@@ -87,6 +87,10 @@ class Rows:
         """(R,) the user of every row."""
         return self.sequences.users[self.sequence]
 
+    def keys(self) -> Ids:
+        """(R,) int64 names of the rows for keyed noise: from user and position, so they survive any reordering."""
+        return (self.users() << 20) ^ self.position
+
     def windows(self, index: Ids, length: int) -> tuple[Ids, Ids]:
         """Histories (B, L), padded on the left with 0, and targets (B,) of the rows `index`."""
         start = self.sequences.offsets[self.sequence[index]]

@@ -1,0 +1,58 @@
+"""Small networks D(x_t, t, c) -> x0_hat over vectors.
+
+Shapes   x_t, x0_hat (B, D); t (B,) int64 in {0..T-1}; c (B, C).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from guiderec.nn.time import TimeEmbedding
+
+
+class LinearDenoiser(nn.Module):
+    """F(x_t, c, t) = W_x x_t + W_c c + W_t time(t) + b: one linear layer on [x_t ; c ; time(t)], kept as three blocks.
+
+    The blocks are apart so that whatever does not change along a sampling chain is computed once, and so that the
+    chain can be composed in closed form (`affine.py`). Affine in x_t by construction.
+
+    Initialisation: that of one Linear(2D + C -> D), uniform in +-1/sqrt(2D + C).
+    """
+
+    def __init__(self, dim: int, condition_dim: int | None = None) -> None:
+        super().__init__()
+        condition_dim = condition_dim or dim
+        self.time = TimeEmbedding(dim)
+        self.from_state = nn.Linear(dim, dim, bias=False)
+        self.from_condition = nn.Linear(condition_dim, dim, bias=False)
+        self.from_time = nn.Linear(dim, dim)
+        bound = 1 / math.sqrt(2 * dim + condition_dim)
+        for layer in (self.from_state, self.from_condition, self.from_time):
+            nn.init.uniform_(layer.weight, -bound, bound)
+        nn.init.uniform_(self.from_time.bias, -bound, bound)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """x_t (B, D), t (B,), condition (B, C) -> x0_hat (B, D)."""
+        return self.from_state(x_t) + self.time_term(t) + self.from_condition(condition)
+
+    def time_term(self, t: Tensor) -> Tensor:
+        """W_t time(t) + b, (B, D): all that depends on the step."""
+        return self.from_time(self.time(t))
+
+
+class MLPDenoiser(nn.Module):
+    """Linear(2D + C -> 2D), GELU, Linear(2D -> D) on [x_t ; c ; time(t)]. Not affine: chains are stepped."""
+
+    def __init__(self, dim: int, condition_dim: int | None = None) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(dim)
+        self.inner = nn.Linear(2 * dim + (condition_dim or dim), 2 * dim)
+        self.outer = nn.Linear(2 * dim, dim)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """x_t (B, D), t (B,), condition (B, C) -> x0_hat (B, D)."""
+        joined = torch.cat([x_t, condition, self.time(t)], dim=-1)
+        return self.outer(nn.functional.gelu(self.inner(joined)))

@@ -1,0 +1,36 @@
+"""Embeddings of the diffusion step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoid(t: Tensor, dim: int, *, longest_period: float = 10_000.0) -> Tensor:
+    """(B, dim) sines then cosines of t (B,) at geometrically spaced frequencies (Vaswani et al. 2017, Sec. 3.5).
+
+    `dim` must be even. Frequency i of dim/2 is longest_period^(-i / (dim/2 - 1)).
+    """
+    half = dim // 2
+    if dim % 2:
+        raise ValueError(f"sinusoid needs an even dim, got {dim}.")
+    exponent = torch.arange(half, device=t.device, dtype=torch.float32) / max(half - 1, 1)
+    angle = t.float()[:, None] * torch.exp(-math.log(longest_period) * exponent)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """sinusoid(d) -> Linear(d, 2d) -> GELU -> Linear(2d, d): steps t (B,) -> (B, d)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.up = nn.Linear(dim, 2 * dim)
+        self.down = nn.Linear(2 * dim, dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(B,) integer steps -> (B, d)."""
+        wave = sinusoid(t, self.dim).to(self.up.weight.dtype)
+        return self.down(nn.functional.gelu(self.up(wave)))
