@@ -1,0 +1,75 @@
+"""A transformer encoder over padded histories. Shapes: B batch, L history length, D width, H heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from guiderec.nn.attention import SelfAttention
+from guiderec.nn.feedforward import FeedForward
+
+Norm = Literal["pre", "post"]
+"""Where a block normalises: before each part, leaving the residual stream untouched, or after each sum."""
+
+
+class PreNormBlock(nn.Module):
+    """`x + attention(norm(x))`, then `x + feedforward(norm(x))` (Xiong et al. 2020)."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = SelfAttention(dim, heads, dropout)
+        self.feedforward = FeedForward(dim, hidden, dropout)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D), for `visible` (B, 1, L, L), True where a query may look at a key."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), visible))
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+
+
+class PostNormBlock(nn.Module):
+    """`norm(x + attention(x))`, then `norm(x + feedforward(x))` (Vaswani et al. 2017)."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = SelfAttention(dim, heads, dropout)
+        self.feedforward = FeedForward(dim, hidden, dropout)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D), for `visible` (B, 1, L, L), True where a query may look at a key."""
+        x = self.attention_norm(x + self.dropout(self.attention(x, visible)))
+        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+
+
+class TransformerEncoder(nn.Module):
+    """A stack of blocks, normalised at both ends where the blocks do not do it themselves.
+
+    Weights of all linear maps are drawn from N(0, std^2), biases are 0, norms are the identity.
+    """
+
+    def __init__(
+        self, dim: int, *, layers: int, heads: int, hidden: int, dropout: float, norm: Norm = "pre", std: float = 0.02
+    ) -> None:
+        super().__init__()
+        block = {"pre": PreNormBlock, "post": PostNormBlock}[norm]
+        self.entry = nn.LayerNorm(dim) if norm == "post" else nn.Identity()
+        self.input_dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(block(dim, heads, hidden, dropout) for _ in range(layers))
+        self.exit = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=std)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D), for `visible` (B, 1, L, L), True where a query may look at a key."""
+        x = self.input_dropout(self.entry(x))
+        for block in self.blocks:
+            x = block(x, visible)
+        return self.exit(x)
