@@ -5,6 +5,7 @@ GuideRecError
 ├── ConfigError       an option, recipe or override does not exist or has an impossible value
 ├── CheckpointError   a run or model directory is missing, damaged, or of another version
 ├── TrainingError     training cannot go on (a loss that is not finite)
+├── ScoreError        a model gave scores that cannot be ranked (nan, +inf, a wrong shape)
 └── NotFittedError    a model is asked for scores before it was trained
 
 A message says where, what was expected, what was found (a value, a count, the first place) and, after
@@ -40,6 +41,12 @@ class CheckpointError(GuideRecError):
 
 class TrainingError(GuideRecError):
     """Training cannot go on."""
+
+
+class ScoreError(GuideRecError):
+    """A model gave scores that cannot be ranked. `row` is the row of the query, where one is to blame."""
+
+    row: int | None = None
 
 
 class NotFittedError(GuideRecError):

@@ -1,0 +1,379 @@
+"""Evaluation of a model on the rows of a split: one rank per row, then metrics, intervals and records.
+
+Every row is ranked exactly once, by `evaluation/ranking.py`. The table of rows is the result; everything else (means,
+intervals, comparisons of runs) is computed from it. Several processes share the work by batches, so each batch is the
+same matrix product in the same shape as in one process and the tables agree to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from guiderec.data.batch import Batch
+from guiderec.data.sequences import Ids, Rows
+from guiderec.errors import CheckpointError, DataError, ScoreError
+from guiderec.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metrics
+from guiderec.evaluation.ranking import inference, ranks_and_top_k, target_ranks
+from guiderec.evaluation.significance import bootstrap_interval
+from guiderec.models.base import Recommender
+from guiderec.rng import Noise
+
+Seen = Literal["keep", "mask"]
+SumOver = Callable[[Tensor], Tensor]
+"""Elementwise sum of a tensor over all processes, given to each of them."""
+
+LEVEL = 0.95
+RESAMPLES = 2_000
+_NOISE = Noise(0)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model does on one part of a split."""
+
+    rows: pl.DataFrame
+    """One line per row, in the order of the split: `user`, `target`, `history_length` (uncut), `rank` (1-based), one
+    column per metric, and `target_count` (training events of the target) where training counts were given."""
+    seen: Seen
+    """Whether items of the history compete (`keep`) or are masked."""
+    catalogue: Literal["all", "candidates"]
+    """What the target is ranked among."""
+    beyond: Mapping[str, float]
+    """Beyond accuracy, over all lists of the largest cutoff k; see `beyond_accuracy`."""
+    noise_seed: int
+    seconds: float
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics that were computed."""
+        return parse_metrics(name for name in self.rows.columns if "@" in name)
+
+    def means(self) -> dict[str, float]:
+        """The mean of every metric over rows."""
+        return {metric.name: float(self.rows[metric.name].mean()) for metric in self.metrics}  # type: ignore[arg-type]
+
+    def summary(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+        """Plain data for `evaluation/{part}.json`: means with 95% percentile bootstrap intervals, and groups of rows.
+
+        Rows are resampled; where a user has several rows, users are resampled with all their rows (`interval.unit`).
+        `groups` has the metrics of the rows with a history, and of those whose target occurs in training, each only
+        where it leaves rows out.
+        """
+        names = [metric.name for metric in self.metrics]
+        users = self.rows["user"].to_numpy()
+        by_user = len(np.unique(users)) < len(users)
+        values = self.rows.select(names).to_numpy()
+        low, high = bootstrap_interval(
+            values, clusters=users if by_user else None, level=LEVEL, resamples=resamples, seed=seed
+        )
+        means = values.mean(axis=0)
+        return {
+            "n_rows": len(self.rows),
+            "seen": self.seen,
+            "catalogue": self.catalogue,
+            "cutoffs": sorted({metric.k for metric in self.metrics}),
+            "metrics": {
+                name: {"mean": float(means[i]), "low": float(low[i]), "high": float(high[i])}
+                for i, name in enumerate(names)
+            },
+            "interval": {
+                "level": LEVEL,
+                "method": "percentile bootstrap",
+                "resamples": resamples,
+                "unit": "user" if by_user else "row",
+            },
+            "groups": self._groups(names),
+            "beyond": dict(self.beyond),
+            "noise_seed": self.noise_seed,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def _groups(self, names: list[str]) -> dict[str, Any]:
+        kept = {"history>0": pl.col("history_length") > 0}
+        if "target_count" in self.rows.columns:
+            kept["warm target"] = pl.col("target_count") > 0
+        groups = {}
+        for group, condition in kept.items():
+            rows = self.rows.filter(condition)
+            if 0 < len(rows) < len(self.rows):
+                groups[group] = {"n_rows": len(rows), "metrics": rows.select(pl.col(names).mean()).row(0, named=True)}
+        return groups
+
+    def write(self, run: Path, part: str) -> None:
+        """Write `evaluation/{part}.parquet` and `evaluation/{part}.json` under the directory of a run."""
+        folder = Path(run) / "evaluation"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows.write_parquet(folder / f"{part}.parquet")
+        record = {"part": part, **self.summary()}
+        (folder / f"{part}.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, run: Path, part: str) -> Self:
+        """What `write` wrote. Raises CheckpointError where a run has no evaluation of this part."""
+        record_path = Path(run) / "evaluation" / f"{part}.json"
+        rows = read_rows(run, part)
+        try:
+            record = json.loads(record_path.read_text())
+            return cls(
+                rows, record["seen"], record["catalogue"], record["beyond"], record["noise_seed"], record["seconds"]
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{record_path} cannot be read: {error!r}.", hint="evaluate the run again") from None
+
+
+def read_rows(run: Path, part: str) -> pl.DataFrame:
+    """The table of rows of a run. Raises CheckpointError where there is none."""
+    path = Path(run) / "evaluation" / f"{part}.parquet"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{run} has no evaluation of part '{part}' ({path} does not exist).", hint="evaluate the run first"
+        )
+    try:
+        return pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.", hint="evaluate the run again") from None
+
+
+def evaluate(
+    model: Recommender,
+    rows: Rows,
+    *,
+    max_length: int,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    seen: Seen = "keep",
+    candidates: Ids | None = None,
+    noise: Noise = _NOISE,
+    batch_size: int = 512,
+    training_counts: Ids | None = None,
+    shard: tuple[int, int] = (0, 1),
+    sum_over: SumOver | None = None,
+    block_items: int | None = None,
+) -> Evaluation:
+    """Rank the target of every row and compute every metric.
+
+    Parameters
+    ----------
+    max_length
+        Items of the history that the model sees, the newest ones.
+    seen
+        `mask`: no item of the whole history competes, also those before the window of `max_length`. The target always
+        does: a repeated item is ranked, not dropped.
+    candidates
+        (R, C) item ids, padded with 0, that the target of each row is ranked among; None is the whole catalogue.
+    noise
+        Named per row by `Rows.keys()`, so that the result does not depend on the size or the order of batches.
+    training_counts
+        (I + 1,) events of each item in training (`count_items`). Adds novelty, popularity and the group of warm
+        targets.
+    shard, sum_over
+        (rank, world) of this process and the sum over all processes. Every process gets the whole result.
+
+    Raises
+    ------
+    DataError
+        For no rows, or candidates or counts of the wrong shape.
+    ScoreError
+        For scores that are nan or +inf, with the user.
+    """
+    started = time.perf_counter()
+    chosen = parse_metrics(metrics)
+    k = max(metric.k for metric in chosen)
+    ranks, listed = _rank_all(
+        model,
+        rows,
+        max_length=max_length,
+        seen=seen,
+        candidates=candidates,
+        noise=noise,
+        batch_size=batch_size,
+        k=k,
+        shard=shard,
+        sum_over=sum_over,
+        block_items=block_items,
+    )
+    columns: dict[str, Any] = {
+        "user": rows.users(),
+        "target": rows.targets(),
+        "history_length": rows.history_lengths(),
+        "rank": ranks,
+        **{metric.name: metric(ranks) for metric in chosen},
+    }
+    if training_counts is not None:
+        _require_counts(training_counts, model.n_items)
+        columns["target_count"] = training_counts[rows.targets()]
+    return Evaluation(
+        pl.DataFrame(columns),
+        seen,
+        "all" if candidates is None else "candidates",
+        beyond_accuracy(listed, k, training_counts),
+        noise.seed,
+        time.perf_counter() - started,
+    )
+
+
+def validation_metrics(
+    model: Recommender,
+    rows: Rows,
+    *,
+    max_length: int,
+    metrics: Sequence[str] = ("recall@5", "ndcg@5"),
+    seen: Seen = "keep",
+    candidates: Ids | None = None,
+    noise: Noise = _NOISE,
+    batch_size: int = 512,
+    shard: tuple[int, int] = (0, 1),
+    sum_over: SumOver | None = None,
+) -> dict[str, float]:
+    """The means of `evaluate` alone, without lists and intervals: for the training loop."""
+    chosen = parse_metrics(metrics)
+    ranks, _ = _rank_all(
+        model,
+        rows,
+        max_length=max_length,
+        seen=seen,
+        candidates=candidates,
+        noise=noise,
+        batch_size=batch_size,
+        shard=shard,
+        sum_over=sum_over,
+    )
+    return {metric.name: float(metric(ranks).mean()) for metric in chosen}
+
+
+def count_items(rows: Rows, n_items: int) -> Ids:
+    """(I + 1,) how often each item occurs in training, for the rows of a training part.
+
+    An event counts once, however many rows its sequence has: those up to the last target of each sequence.
+    """
+    sequences = rows.sequences
+    last = np.full(len(sequences), -1, dtype=np.int64)
+    np.maximum.at(last, rows.sequence, rows.position)
+    place = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
+    return np.bincount(sequences.items[place <= np.repeat(last, sequences.lengths)], minlength=n_items + 1)
+
+
+def beyond_accuracy(listed: Ids, k: int, training_counts: Ids | None = None) -> dict[str, float]:
+    """What all lists of length k hold together; `listed` (I + 1,) says how many lists have each item.
+
+    coverage@k     share of the catalogue in anybody's list
+    novelty@k      mean over listed items of -log2 p(item), in bits, with p the item's share of the training events; an
+                   item without events counts as one with a single event
+    popularity@k   mean over listed items of the percentile of their training count, in (0, 1): equal counts share
+                   their mean percentile, so that random lists give 0.5
+    """
+    weight = listed[1:] / max(1, listed[1:].sum())
+    beyond = {f"coverage@{k}": float((listed[1:] > 0).mean())}
+    if training_counts is not None:
+        counts = training_counts[1:]
+        information = -np.log2(np.maximum(counts, 1) / max(1, counts.sum()))
+        percentile = (rankdata(counts) - 0.5) / len(counts)
+        beyond[f"novelty@{k}"] = float(weight @ information)
+        beyond[f"popularity@{k}"] = float(weight @ percentile)
+    return beyond
+
+
+def _rank_all(
+    model: Recommender,
+    rows: Rows,
+    *,
+    max_length: int,
+    seen: Seen,
+    candidates: Ids | None,
+    noise: Noise,
+    batch_size: int,
+    shard: tuple[int, int],
+    sum_over: SumOver | None,
+    k: int | None = None,
+    block_items: int | None = None,
+) -> tuple[Ids, Ids]:
+    """Ranks (R,) of all rows and, for lists of length k, the number of lists (I + 1,) that hold each item."""
+    _require_rows(rows, candidates)
+    ranks = np.zeros(len(rows), dtype=np.int64)
+    times = np.zeros(len(rows), dtype=np.int64)
+    listed = np.zeros(model.n_items + 1, dtype=np.int64)
+    with inference(model):
+        for index, batch, exclude in _batches(rows, max_length, seen, candidates, batch_size, shard, model.device):
+            try:
+                if k is None:
+                    found = target_ranks(model, batch, batch.target, noise, exclude=exclude, block_items=block_items)
+                else:
+                    found, items = ranks_and_top_k(
+                        model, batch, batch.target, k, noise, exclude=exclude, block_items=block_items
+                    )
+                    listed += np.bincount(items.flatten().cpu().numpy(), minlength=len(listed))
+            except ScoreError as error:
+                if error.row is None:
+                    raise
+                row = int(index[error.row])
+                raise ScoreError(f"Evaluation row {row:,} (user {rows.users()[row]}): {error}") from None
+            ranks[index] = found.cpu().numpy()
+            times[index] += 1
+    if sum_over is not None:
+        ranks, times, listed = (
+            sum_over(torch.from_numpy(part).to(model.device)).cpu().numpy() for part in (ranks, times, listed)
+        )
+    _require_once(times)
+    listed[0] = 0  # places in lists that no item could fill
+    return ranks, listed
+
+
+def _batches(
+    rows: Rows,
+    max_length: int,
+    seen: Seen,
+    candidates: Ids | None,
+    batch_size: int,
+    shard: tuple[int, int],
+    device: torch.device,
+) -> Iterator[tuple[Ids, Batch, Tensor | None]]:
+    """Rows, batch and excluded items of every batch of this shard: batch b belongs to rank b mod world."""
+    rank, world = shard
+    keys = rows.keys()
+    for first in range(rank * batch_size, len(rows), world * batch_size):
+        index = np.arange(first, min(first + batch_size, len(rows)))
+        history, target = rows.windows(index, max_length)
+        exclude = None
+        if seen == "mask":  # the window may be shorter than what the user has seen
+            longest = int(rows.history_lengths()[index].max())
+            exclude = torch.from_numpy(rows.windows(index, longest)[0]).to(device)
+        batch = Batch(
+            history=torch.from_numpy(history),
+            key=torch.from_numpy(keys[index]),
+            target=torch.from_numpy(target),
+            candidates=None if candidates is None else torch.from_numpy(candidates[index]),
+        )
+        yield index, batch.to(device), exclude
+
+
+def _require_once(times: Ids) -> None:
+    """Every row is evaluated exactly once, over all processes."""
+    wrong = np.flatnonzero(times != 1)
+    if len(wrong):
+        raise DataError(
+            f"{len(wrong):,} of {len(times):,} rows were not evaluated exactly once "
+            f"(first: row {wrong[0]}, {times[wrong[0]]} times).",
+            hint="each process needs its own shard, the same rows and batch size, and `sum_over`",
+        )
+
+
+def _require_rows(rows: Rows, candidates: Ids | None) -> None:
+    if len(rows) == 0:
+        raise DataError("There are no rows to evaluate.", hint="choose a protocol or filter that leaves some")
+    if candidates is not None and (candidates.ndim != 2 or len(candidates) != len(rows)):
+        raise DataError(f"candidates must have shape ({len(rows)}, C), one line per row; found {candidates.shape}.")
+
+
+def _require_counts(training_counts: Ids, n_items: int) -> None:
+    if training_counts.shape != (n_items + 1,):
+        raise DataError(f"training_counts must have shape ({n_items + 1},); found {training_counts.shape}.")

@@ -1,0 +1,266 @@
+"""Lists and ranks: the one place that decides which items compete, and the one place that masks.
+
+What competes in row b: the items 1..I, or only `query.candidates[b]` where given, without `exclude[b]` (items already
+seen, items a user refuses). Padding never competes. The target of an evaluation row always does, also when it is in
+`exclude` or missing from the candidates: a repeated purchase has a rank even where seen items are masked.
+
+Ties       in a rank they count against the model: a constant model ranks every target last. In a list the smaller
+           item id comes first.
+-inf       an item that the model did not generate (beam search). It never enters a list and ranks last.
+nan, +inf  an error that names the row and the item.
+
+Models that rank by inner product are scored in blocks of items, (B, n) at a time, so memory grows neither with the
+catalogue nor with B x I. All comparisons are between numbers of one matrix product over one partition into blocks: the
+score of a target is read from the block that holds it and never computed again by another kernel, whose rounding could
+put the target before or behind items with equal vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from guiderec.data.batch import PADDING, Query
+from guiderec.errors import ConfigError, DataError, ScoreError
+from guiderec.models.base import EmbeddingRecommender, Recommender
+from guiderec.rng import Noise
+
+BLOCK_SCORES = 2**23
+"""Numbers in one block of scores (32 MiB in float32), where the caller does not set `block_items`."""
+
+
+def top_k(
+    model: Recommender,
+    query: Query,
+    k: int,
+    noise: Noise,
+    *,
+    exclude: Tensor | None = None,
+    block_items: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores (B, k) and items (B, k) of the best k items of each row, best first, equal scores by ascending item id.
+
+    Where fewer than k items compete, the rest of the row is item 0 with score -inf.
+
+    Parameters
+    ----------
+    exclude
+        (B, E) int64 items that must not be listed, padded with 0.
+    block_items
+        Items scored at a time; None keeps a block within `BLOCK_SCORES` numbers. It changes memory, not the result
+        (up to the rounding of the matrix product, which may depend on the shape of its operands).
+
+    Raises
+    ------
+    ScoreError
+        For a score that is nan or +inf, or scores of the wrong shape.
+    """
+    with inference(model):
+        return _best(ScoreBlocks(model, query, noise, block_items=block_items), k, query.candidates, exclude)
+
+
+def target_ranks(
+    model: Recommender,
+    query: Query,
+    target: Tensor,
+    noise: Noise,
+    *,
+    exclude: Tensor | None = None,
+    block_items: int | None = None,
+) -> Tensor:
+    """(B,) int64 ranks of the targets (B,): 1 + the number of other competing items that score at least as high.
+
+    Raises
+    ------
+    DataError
+        For a target that is not an item of the catalogue.
+    ScoreError
+        As `top_k`.
+    """
+    with inference(model):
+        blocks = ScoreBlocks(model, query, noise, block_items=block_items)
+        return _ranks(blocks, target, query.candidates, exclude)
+
+
+def ranks_and_top_k(
+    model: Recommender,
+    query: Query,
+    target: Tensor,
+    k: int,
+    noise: Noise,
+    *,
+    exclude: Tensor | None = None,
+    block_items: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`target_ranks` (B,) and the items (B, k) of `top_k`, with one pass through the model."""
+    with inference(model):
+        blocks = ScoreBlocks(model, query, noise, block_items=block_items)
+        ranks = _ranks(blocks, target, query.candidates, exclude)
+        return ranks, _best(blocks, k, query.candidates, exclude)[1]
+
+
+@contextmanager
+def inference(model: Recommender) -> Iterator[None]:
+    """The model in eval mode without gradients; afterwards every module has the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class ScoreBlocks:
+    """The scores of a query as blocks `(first, scores (B, n))` of the items first..first + n - 1, in ascending order.
+
+    May be iterated several times; every pass gives the same numbers. The model is asked once, at construction.
+    """
+
+    def __init__(self, model: Recommender, query: Query, noise: Noise, *, block_items: int | None = None) -> None:
+        if block_items is not None and block_items < 1:
+            raise ConfigError(f"block_items = {block_items}: a block has at least 1 item.")
+        self._key = query.key
+        self.n_items = model.n_items
+        self.users: Tensor | None = None
+        # A model may inherit from EmbeddingRecommender and still score in its own way; then its scores count.
+        if isinstance(model, EmbeddingRecommender) and type(model).scores is EmbeddingRecommender.scores:
+            users = model.user_vectors(query, noise)
+            _require_shape("user_vectors", users, (len(query), None, None))
+            self.users = users.to(torch.promote_types(users.dtype, torch.float32))
+            self.items = model.item_vectors()
+            _require_shape("item_vectors", self.items, (model.n_items + 1, users.shape[2]))
+            row_scores = users.shape[0] * users.shape[1]
+        else:
+            self.items = model.scores(query, noise)
+            _require_shape("scores", self.items, (len(query), model.n_items + 1))
+            row_scores = len(query)
+        self.block_items = block_items or max(1, BLOCK_SCORES // max(1, row_scores))
+        self._only: Tensor | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        for first in range(1, self.n_items + 1, self.block_items):
+            stop = min(first + self.block_items, self.n_items + 1)
+            yield first, self._block(first, stop)
+
+    def _block(self, first: int, stop: int) -> Tensor:
+        if self._only is not None:
+            return self._only
+        block = self._checked(self._compute(first, stop), first)
+        if stop - first == self.n_items:  # the catalogue fits one block: a second pass reads it again
+            self._only = block
+        return block
+
+    def _compute(self, first: int, stop: int) -> Tensor:
+        if self.users is None:
+            return self.items[:, first:stop]
+        n_rows, n_interests, width = self.users.shape
+        products = self.users.reshape(-1, width) @ self.items[first:stop].to(self.users.dtype).T  # (B K, n)
+        return products if n_interests == 1 else products.view(n_rows, n_interests, -1).amax(dim=1)
+
+    def _checked(self, block: Tensor, first: int) -> Tensor:
+        bad = ~(block < torch.inf)  # nan compares as False
+        if not bool(bad.any()):
+            return block
+        row, column = (int(i) for i in bad.nonzero()[0])
+        error = ScoreError(
+            f"Row {row} of the query (key {int(self._key[row])}) scores item {first + column} with "
+            f"{float(block[row, column])}; {int(bad.sum()):,} of {bad.numel():,} scores of this block are not finite.",
+            hint="look for a loss that diverged; -inf is allowed and means 'not generated'",
+        )
+        error.row = row
+        raise error
+
+
+def _ranks(blocks: ScoreBlocks, target: Tensor, candidates: Tensor | None, exclude: Tensor | None) -> Tensor:
+    outside = (target < 1) | (target > blocks.n_items)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise DataError(
+            f"The target of row {row} is item {int(target[row])}; items are 1..{blocks.n_items} "
+            f"({int(outside.sum())} of {len(target)} targets are outside)."
+        )
+    score: Tensor | None = None
+    for first, block in blocks:
+        rows, columns = _places(target[:, None], first, block.shape[1])
+        score = block.new_empty(len(target)) if score is None else score
+        score[rows] = block[rows, columns]
+    rank = torch.ones_like(target)
+    for first, block in blocks:
+        assert score is not None
+        wins = _forbid(block >= score[:, None], False, first, candidates, exclude)
+        wins[_places(target[:, None], first, block.shape[1])] = False
+        rank += wins.sum(dim=1)
+    return rank
+
+
+def _best(blocks: ScoreBlocks, k: int, candidates: Tensor | None, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+    if k < 1:
+        raise ConfigError(f"k = {k}: a list has at least 1 item.")
+    scores: Tensor | None = None
+    items = torch.empty(0)
+    for first, block in blocks:
+        if scores is None:
+            scores = block.new_full((block.shape[0], k), -torch.inf)
+            items = torch.full((block.shape[0], k), PADDING, dtype=torch.int64, device=block.device)
+        block = _forbid(block, -torch.inf, first, candidates, exclude)
+        new_scores, new_items = _contenders(block, scores[:, -1:], k, first)
+        # Ids ascend along each row, within a block and from block to block, and the sort is stable: equal scores stay
+        # ordered by id whatever the size of the blocks. Padding has -inf, which nothing else in the row equals.
+        scores, order = torch.cat([scores, new_scores], dim=1).sort(dim=1, descending=True, stable=True)
+        scores, order = scores[:, :k], order[:, :k]
+        items = torch.cat([items, new_items], dim=1).gather(1, order)
+    assert scores is not None
+    return scores, items
+
+
+def _contenders(block: Tensor, floor: Tensor, k: int, first: int) -> tuple[Tensor, Tensor]:
+    """Scores and items (B, m) of a block (B, n) that can enter lists whose last score is `floor` (B, 1).
+
+    An item equal to the floor cannot: it has a larger id than all listed. m is the most that any row has; other rows
+    are padded with -inf and item 0. After the first blocks few items remain, so that no sort runs over whole blocks.
+    """
+    enters = block > floor
+    if block.shape[1] > k and int(enters.sum(dim=1).max()) > 2 * k:
+        enters &= block >= block.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    counts = enters.sum(dim=1)
+    rows, columns = enters.nonzero(as_tuple=True)  # row by row, ascending
+    places = torch.arange(len(rows), device=block.device) - (counts.cumsum(0) - counts)[rows]
+    shape = (block.shape[0], int(counts.max()))
+    scores = block.new_full(shape, -torch.inf)
+    items = torch.full(shape, PADDING, dtype=torch.int64, device=block.device)
+    scores[rows, places] = block[rows, columns]
+    items[rows, places] = columns + first
+    return scores, items
+
+
+def _forbid(
+    block: Tensor, value: float | bool, first: int, candidates: Tensor | None, exclude: Tensor | None
+) -> Tensor:
+    """`block` (B, n) with `value` at the items that do not compete; the block itself stays as it was."""
+    n = block.shape[1]
+    if candidates is not None:
+        places = _places(candidates, first, n)
+        kept = torch.full_like(block, value)
+        kept[places] = block[places]
+        block = kept
+    if exclude is not None:
+        block = block.index_put(_places(exclude, first, n), torch.tensor(value, dtype=block.dtype, device=block.device))
+    return block
+
+
+def _places(items: Tensor, first: int, n: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns, in a block of the items first..first + n - 1 (first >= 1), of ids (B, E) padded with 0."""
+    rows, columns = ((items >= first) & (items < first + n)).nonzero(as_tuple=True)
+    return rows, items[rows, columns] - first
+
+
+def _require_shape(what: str, found: Tensor, expected: tuple[int | None, ...]) -> None:
+    fits = len(found.shape) == len(expected) and all(e in (None, f) for e, f in zip(expected, found.shape, strict=True))
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in expected)
+        raise ScoreError(f"`{what}` must have shape ({wanted}); the model gave {tuple(found.shape)}.")
