@@ -102,6 +102,8 @@ class Dataset:
     """Whether items of the history may be recommended (`keep`) or are masked when ranking."""
     candidates: dict[str, Ids] | None = None
     """Per part (`valid`, `test`): (R, C) candidate items of each row, padded with 0; None is the whole catalogue."""
+    users: pl.Series | None = None
+    """Raw user ids where they are text: `Sequences.users` counts into it. None: the users are the raw integers."""
 
     @property
     def n_items(self) -> int:

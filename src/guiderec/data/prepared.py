@@ -1,0 +1,443 @@
+"""Splits on disk: read (`load`), written (`save`), and new user splits drawn from full sequences (`resplit_users`).
+
+A prepared split is a folder of Parquet files with raw ids, oldest item first:
+
+    sequences.parquet               user, items [, times]                       leave-one-out
+    {train,valid,test}.parquet      user, items [, times] [, first_target]      all other protocols
+    items.parquet                   item [, name, category, ...]                the catalogue (here or one folder up)
+    split.json                      protocol, fingerprint, format version       written by `save`; optional
+
+`first_target` is the position of the first item of a sequence that is predicted; without it the protocol decides.
+A folder without `split.json` is recognised by its name and files (`LAYOUTS`).
+
+Internal ids are 1..I in ascending order of the raw ids of the catalogue. A raw id of 0 is an id like any other: the
+vocabulary moves it, so that no item can become padding.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from guiderec.data.dataset import Dataset, Fingerprint, Vocabulary
+from guiderec.data.protocols import (
+    LeaveOneOut,
+    Parts,
+    Protocol,
+    SessionSplit,
+    TrainingRows,
+    UserSplit,
+    keep_newest,
+    protocol_from_plain,
+    rows_from,
+)
+from guiderec.data.sequences import Ids, Rows, Sequences
+from guiderec.errors import DataError
+
+FORMAT_VERSION = 1
+"""Version of the folder format that `save` writes."""
+
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a folder without `split.json` is read."""
+
+    protocol: Protocol
+    id_column: str
+    """Column of `items.parquet` with the ids that the sequences use."""
+
+
+LAYOUTS: dict[str, Layout] = {
+    "user-split": Layout(UserSplit(seed=None), "user_split_item"),
+    "leave-one-out": Layout(LeaveOneOut(), "item"),
+    "leave-one-out-5core": Layout(LeaveOneOut(), "item_5core"),
+    "time-split": Layout(SessionSplit(), "item"),
+}
+"""Folder names that are understood without `split.json`."""
+
+
+def load(path: str | Path, *, training_rows: TrainingRows | None = None, max_items: int | None = None) -> Dataset:
+    """The prepared split in the folder `path`.
+
+    Parameters
+    ----------
+    training_rows
+        `last` or `every_prefix` instead of what the protocol says.
+    max_items
+        Keep only this many newest items of each sequence, target included. For user splits and leave-one-out.
+
+    Raises
+    ------
+    DataError
+        When the folder is no prepared split (the message says what was looked for), a file or column is missing, an
+        id is not in the declared catalogue, or the content is not what the fingerprint in `split.json` says.
+    """
+    folder = Path(path)
+    record = _read_record(folder)
+    protocol, id_column = _recognise(folder, record)
+    changes: dict[str, Any] = {} if training_rows is None else {"training_rows": training_rows}
+    if max_items is not None and isinstance(protocol, UserSplit):
+        changes["max_items"] = min(max_items, protocol.max_items or max_items)
+    protocol = protocol.replace(**changes)
+    whole = isinstance(protocol, LeaveOneOut)
+    frames = {name: _read_sequences(folder / f"{name}.parquet") for name in (("sequences",) if whole else PARTS)}
+    vocabulary = _vocabulary(folder, id_column, frames)
+    users = _text_users(frames)
+    read = {name: _sequences(frame, vocabulary, users, folder / f"{name}.parquet") for name, frame in frames.items()}
+    name = str(record["name"]) if record else f"{folder.resolve().parent.name}/{folder.resolve().name}"
+    if whole:
+        sequences = read["sequences"] if max_items is None else keep_newest(read["sequences"], max_items)
+        dataset = protocol.dataset(sequences, vocabulary, name=name, users=users)
+    else:
+        dataset = _dataset_of_parts(protocol, read, frames, vocabulary, users, name=name, max_items=max_items)
+    if record and max_items is None:
+        _check_fingerprint(folder, record, dataset.fingerprint)
+    return dataset
+
+
+def save(dataset: Dataset, folder: str | Path) -> None:
+    """Write a split so that `load` gives it back. The folder appears whole or not at all.
+
+    Raises
+    ------
+    DataError
+        When the folder exists and is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists and is not empty.", hint="choose another folder, or remove it first.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write(dataset, beside)
+        beside.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        beside.replace(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def resplit_users(
+    source: str | Path | Dataset,
+    seed: int,
+    *,
+    max_items: int | None = 11,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    training_rows: TrainingRows = "last",
+) -> Dataset:
+    """A new user split, drawn by `seed` from the full sequences of a split.
+
+    `source` is a prepared split or its folder. Leave-one-out splits hold the full sequences; of user splits only what
+    they kept of each user can be divided again.
+
+    Raises
+    ------
+    DataError
+        When the sequences of `source` are sessions and not users.
+    """
+    dataset = source if isinstance(source, Dataset) else load(source)
+    protocol = UserSplit(seed=seed, fractions=fractions, max_items=max_items, training_rows=training_rows)
+    full = full_sequences(dataset)
+    name = f"{dataset.name.rsplit('/', 1)[0]}/{protocol.name}-{seed}"
+    return protocol.dataset(full, dataset.vocabulary, name=name, users=dataset.users)
+
+
+def full_sequences(dataset: Dataset) -> Sequences:
+    """All events of a split as one sequence per user. Raises DataError for a split of sessions."""
+    protocol = protocol_from_plain(dataset.protocol)
+    if protocol.divides == "sessions":
+        raise DataError(f"{dataset.name} divides sessions, which have no user to divide anew.")
+    if protocol.divides == "events":
+        return dataset.test.sequences
+    return concatenated([part.sequences for part in (dataset.train, dataset.valid, dataset.test)])
+
+
+def concatenated(parts: list[Sequences]) -> Sequences:
+    """All sequences of `parts`, one after the other. Times are kept when every part has them."""
+    items = np.concatenate([part.items for part in parts])
+    lengths = np.concatenate([part.lengths for part in parts])
+    times = [part.times for part in parts if part.times is not None]
+    return Sequences(
+        items,
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([part.users for part in parts]),
+        np.concatenate(times) if len(times) == len(parts) else None,
+    )
+
+
+# --- recognising a folder -----------------------------------------------------------------------------------------
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """What `split.json` says, or None where there is none."""
+    file = folder / "split.json"
+    if not file.exists():
+        return None
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        version = record["format_version"]
+        missing = {"name", "protocol", "fingerprint"} - record.keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file}: not the record of a prepared split ({error!r}).") from None
+    if version != FORMAT_VERSION:
+        raise DataError(f"{file}: format version {version}, and this version of GuideRec reads {FORMAT_VERSION}.")
+    if missing:
+        raise DataError(f"{file}: {', '.join(sorted(missing))} missing.")
+    return dict(record)
+
+
+def _recognise(folder: Path, record: Mapping[str, Any] | None) -> tuple[Protocol, str]:
+    """Protocol and id column of the folder."""
+    if record is not None:
+        return protocol_from_plain(record["protocol"]), "item"
+    layout = LAYOUTS.get(folder.resolve().name)
+    whole = layout is not None and isinstance(layout.protocol, LeaveOneOut)
+    wanted = ["sequences.parquet"] if whole else [f"{part}.parquet" for part in PARTS]
+    missing = [file for file in wanted if not (folder / file).is_file()]
+    if layout is None or missing:
+        raise DataError(_not_recognised(folder, missing if layout else []), hint=_splits_near(folder))
+    return layout.protocol, layout.id_column
+
+
+def _not_recognised(folder: Path, missing: list[str]) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no such folder."
+    if missing:
+        return f"{folder}: no prepared split; looked for split.json, or for {', '.join(missing)}."
+    names = ", ".join(LAYOUTS)
+    return f"{folder}: no prepared split; looked for split.json, or for a folder named {names}."
+
+
+def _splits_near(folder: Path) -> str:
+    """What to do about a folder that is no split: the splits inside it, or how to make one."""
+    inside = sorted(child for child in folder.iterdir() if child.name in LAYOUTS) if folder.is_dir() else []
+    if inside:
+        return f"it contains {', '.join(map(str, inside))}."
+    return "`guiderec data prepare LOG FOLDER` writes a split."
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def _read_parquet(file: Path) -> pl.DataFrame:
+    if not file.is_file():
+        raise DataError(f"{file}: no such file.")
+    try:
+        return pl.read_parquet(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]}).") from None
+
+
+def _read_sequences(file: Path) -> pl.DataFrame:
+    """Columns `user` and `items` of one file, checked: no null and no sequence without items."""
+    frame = _read_parquet(file)
+    for column in ("user", "items"):
+        if column not in frame.columns:
+            raise DataError(f"{file}: no column '{column}' (columns: {', '.join(frame.columns)}).")
+    if not isinstance(frame.schema["items"], pl.List):
+        raise DataError(f"{file}: column 'items' holds {frame.schema['items']}, expected a list of ids per row.")
+    if not len(frame):
+        raise DataError(f"{file}: no rows.")
+    faults = {
+        "user": frame["user"].is_null(),
+        "items": frame["items"].is_null() | (frame["items"].list.len().fill_null(0) == 0),
+    }
+    faults["items"] |= frame["items"].list.eval(pl.element().is_null()).list.any().fill_null(False)
+    for column, bad in faults.items():
+        if bad.any():
+            first = int(bad.arg_true()[0])
+            raise DataError(
+                f"{file}: '{column}' is null or empty in {bad.sum():,} of {len(frame):,} rows (first: row {first})."
+            )
+    return frame
+
+
+def _ids_kind(series: pl.Series) -> Literal["text", "integer"]:
+    if series.dtype.is_integer():
+        return "integer"
+    if series.dtype == pl.String:
+        return "text"
+    raise DataError(f"'{series.name}' holds {series.dtype}; ids are text or integers.")
+
+
+def _vocabulary(folder: Path, id_column: str, frames: Mapping[str, pl.DataFrame]) -> Vocabulary:
+    """The catalogue: the item table where there is one, and else the ids that occur."""
+    occurring = pl.concat([frame["items"].explode().unique() for frame in frames.values()]).unique().sort()
+    kind = _ids_kind(occurring)
+    table = next((t for place in (folder, folder.parent) if (t := place / "items.parquet").is_file()), None)
+    if table is None:
+        return Vocabulary(tuple(occurring.to_list()))
+    id_column = "item" if table.parent == folder else id_column
+    items = _item_table(table, id_column)
+    if _ids_kind(items["item"]) != kind:
+        raise DataError(f"{table}: '{id_column}' holds {items.schema['item']}, the sequences hold {occurring.dtype}.")
+    return Vocabulary(tuple(items["item"].to_list()), items)
+
+
+def _item_table(file: Path, id_column: str) -> pl.DataFrame:
+    """One row per item of the catalogue in ascending order of `item`, with `name` and `category` where known.
+
+    Rows without an id are items that the sequences never show. Where the ids number a catalogue without gaps, such
+    items have the unused numbers: as many as there are rows without an id, or the table is not read that way.
+    """
+    frame = _read_parquet(file)
+    if id_column not in frame.columns:
+        raise DataError(f"{file}: no column '{id_column}' (columns: {', '.join(frame.columns)}).")
+    renamed = {"item": pl.col(id_column)}
+    if label := next((c for c in ("name", "title", "text") if c in frame.columns), None):
+        renamed["name"] = pl.col(label)
+    if group := next((c for c in ("category", "genres") if c in frame.columns), None):
+        is_list = isinstance(frame.schema[group], pl.List)
+        renamed["category"] = pl.col(group).list.join("|") if is_list else pl.col(group)
+    extra = [c for c in frame.columns if c not in {"item", *renamed, id_column, label, group}]
+    items = frame.select(*(value.alias(name) for name, value in renamed.items()), *extra)
+    nameless = items["item"].null_count()
+    items = items.filter(pl.col("item").is_not_null()).sort("item")
+    if (twice := items.filter(pl.col("item").is_duplicated())).height:
+        raise DataError(f"{file}: '{id_column}' {twice['item'][0]!r} stands in more than one row.")
+    if nameless and items["item"].dtype.is_integer():
+        items = _with_unused_numbers(items, nameless)
+    if "name" in items.columns:
+        items = items.with_columns(pl.coalesce(pl.col("name"), pl.col("item").cast(pl.String)))
+    return items
+
+
+def _with_unused_numbers(items: pl.DataFrame, count: int) -> pl.DataFrame:
+    ids = items["item"]
+    every = pl.DataFrame({"item": pl.arange(ids[0], ids[-1] + 1, eager=True).cast(ids.dtype)})
+    return every.join(items, on="item", how="left").sort("item") if len(every) - len(items) == count else items
+
+
+def _text_users(frames: Mapping[str, pl.DataFrame]) -> pl.Series | None:
+    """Sorted raw user ids where they are text."""
+    users = [frame["user"] for frame in frames.values()]
+    if all(_ids_kind(series) == "integer" for series in users):
+        return None
+    return pl.concat(users).unique().sort()
+
+
+def encode(values: pl.Series, known: pl.Series) -> Ids:
+    """Positions 1.. of `values` in `known` (distinct ids); 0 for what is not there."""
+    if values.dtype.is_integer():
+        sorted_ids = known.cast(pl.Int64).to_numpy()
+        order = np.argsort(sorted_ids, kind="stable")
+        wanted = values.cast(pl.Int64).to_numpy()
+        place = order[np.minimum(np.searchsorted(sorted_ids, wanted, sorter=order), len(order) - 1)]
+        return np.where(sorted_ids[place] == wanted, place + 1, 0).astype(np.int64)
+    numbered = pl.DataFrame({"id": known, "code": np.arange(1, len(known) + 1, dtype=np.int64)})
+    joined = pl.DataFrame({"id": values}).join(numbered, on="id", how="left", maintain_order="left")
+    return joined["code"].fill_null(0).to_numpy().astype(np.int64)
+
+
+def _sequences(frame: pl.DataFrame, vocabulary: Vocabulary, users: pl.Series | None, file: Path) -> Sequences:
+    flat = frame["items"].explode()
+    items = encode(flat, pl.Series(list(vocabulary.raw), dtype=flat.dtype))
+    lengths = frame["items"].list.len().to_numpy().astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    if (unknown := np.flatnonzero(items == 0)).size:
+        row = int(np.searchsorted(offsets, unknown[0], side="right")) - 1
+        raise DataError(
+            f"{file}: {unknown.size:,} of {len(items):,} items are not in the catalogue of {len(vocabulary):,}"
+            f" (first: {flat[int(unknown[0])]!r} in row {row}).",
+            hint="padding must not be stored, and items.parquet must list every item.",
+        )
+    owner = frame["user"].cast(pl.Int64).to_numpy() if users is None else encode(frame["user"], users) - 1
+    times = None
+    if "times" in frame.columns:
+        if not (frame["times"].list.len() == frame["items"].list.len()).all():
+            raise DataError(f"{file}: 'times' and 'items' differ in length in some rows.")
+        times = frame["times"].explode().cast(pl.Int64).to_numpy().astype(np.int64)
+    return Sequences(items, offsets, owner.astype(np.int64), times)
+
+
+def _dataset_of_parts(
+    protocol: Protocol,
+    read: Mapping[str, Sequences],
+    frames: Mapping[str, pl.DataFrame],
+    vocabulary: Vocabulary,
+    users: pl.Series | None,
+    *,
+    name: str,
+    max_items: int | None,
+) -> Dataset:
+    if isinstance(protocol, UserSplit) and protocol.max_items is not None:
+        read = {part: keep_newest(sequences, protocol.max_items) for part, sequences in read.items()}
+    elif max_items is not None:
+        raise DataError(f"{name}: max_items is for user splits and leave-one-out, not for {protocol.name}.")
+    if isinstance(protocol, UserSplit | SessionSplit):
+        parts = protocol.parts(*(read[part] for part in PARTS))
+    else:
+        evaluated = [_rows_from_file(read[part], frames[part], part) for part in ("valid", "test")]
+        parts = Parts(protocol.rows_for_training(read["train"]), *evaluated)
+    return protocol.assemble(parts, vocabulary, full=read["test"], name=name, users=users)
+
+
+def _rows_from_file(sequences: Sequences, frame: pl.DataFrame, part: str) -> Rows:
+    if "first_target" not in frame.columns:
+        raise DataError(f"{part}.parquet: no column 'first_target' (columns: {', '.join(frame.columns)}).")
+    return rows_from(sequences, frame["first_target"].cast(pl.Int64).to_numpy())
+
+
+def _check_fingerprint(folder: Path, record: Mapping[str, Any], found: Fingerprint) -> None:
+    if record["fingerprint"].get("sha256") != found.sha256:
+        raise DataError(
+            f"{folder}: the files are not those that split.json describes (SHA-256 of the log {found.sha256[:12]}...,"
+            f" recorded {str(record['fingerprint'].get('sha256'))[:12]}...).",
+            hint="prepare the split again.",
+        )
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def _write(dataset: Dataset, folder: Path) -> None:
+    protocol = protocol_from_plain(dataset.protocol)
+    if isinstance(protocol, LeaveOneOut):
+        _sequence_frame(dataset, dataset.test.sequences).write_parquet(folder / "sequences.parquet")
+    else:
+        for part in PARTS:
+            rows = dataset.part(part)
+            frame = _sequence_frame(dataset, rows.sequences)
+            frame.with_columns(first_target=_first_targets(rows)).write_parquet(folder / f"{part}.parquet")
+    table = dataset.vocabulary.table
+    items = pl.DataFrame({"item": list(dataset.vocabulary.raw)}) if table is None else table
+    items.write_parquet(folder / "items.parquet")
+    record = {
+        "format_version": FORMAT_VERSION,
+        "name": dataset.name,
+        "protocol": dataset.protocol,
+        "fingerprint": vars(dataset.fingerprint),
+        "rows": {part: len(dataset.part(part)) for part in PARTS},
+    }
+    (folder / "split.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _sequence_frame(dataset: Dataset, sequences: Sequences) -> pl.DataFrame:
+    """One row per sequence, with raw ids."""
+    raw = pl.Series("items", list(dataset.vocabulary.raw))
+    user = pl.Series("user", sequences.users) if dataset.users is None else dataset.users.gather(sequences.users)
+    flat = {"items": raw.gather(sequences.items - 1)}
+    if sequences.times is not None:
+        flat["times"] = pl.Series("times", sequences.times)
+    owner = np.repeat(np.arange(len(sequences)), sequences.lengths)
+    lists = pl.DataFrame({"row": owner, **flat}).group_by("row", maintain_order=True).agg(pl.all())
+    return lists.select(user.alias("user"), pl.all().exclude("row"))
+
+
+def _first_targets(rows: Rows) -> Ids:
+    """(S,) position of the first row of each sequence; its length where it has none."""
+    first = rows.sequences.lengths.copy()
+    np.minimum.at(first, rows.sequence, rows.position)
+    return first
