@@ -6,6 +6,7 @@ Shapes   x_t, x0_hat (B, D); t (B,) int64 in {0..T-1}; c (B, C).
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,11 @@ class LinearDenoiser(nn.Module):
         """x_t (B, D), t (B,), condition (B, C) -> x0_hat (B, D)."""
         return self.from_state(x_t) + self.time_term(t) + self.from_condition(condition)
 
+    def under_each(self, x_t: Tensor, t: Tensor, conditions: list[Tensor]) -> list[Tensor]:
+        """The predictions for the same x_t and t under several conditions (B, C); the shared part computed once."""
+        shared = self.from_state(x_t) + self.time_term(t)
+        return [shared + term for term in self.from_condition(torch.cat(conditions)).chunk(len(conditions))]
+
     def time_term(self, t: Tensor) -> Tensor:
         """W_t time(t) + b, (B, D): all that depends on the step."""
         return self.from_time(self.time(t))
@@ -56,3 +62,15 @@ class MLPDenoiser(nn.Module):
         """x_t (B, D), t (B,), condition (B, C) -> x0_hat (B, D)."""
         joined = torch.cat([x_t, condition, self.time(t)], dim=-1)
         return self.outer(nn.functional.gelu(self.inner(joined)))
+
+    def under_each(self, x_t: Tensor, t: Tensor, conditions: list[Tensor]) -> list[Tensor]:
+        """The predictions for the same x_t and t under several conditions (B, C)."""
+        n = len(conditions)
+        return list(self(x_t.repeat(n, 1), t.repeat(n), torch.cat(conditions)).chunk(n))
+
+
+DenoiserName = Literal["linear", "mlp"]
+DENOISERS: dict[DenoiserName, type[LinearDenoiser] | type[MLPDenoiser]] = {
+    "linear": LinearDenoiser,
+    "mlp": MLPDenoiser,
+}

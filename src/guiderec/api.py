@@ -1,0 +1,62 @@
+"""Three calls for people: `load` data, `fit` a model, and what `fit` returns can `recommend`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guiderec.config import override
+from guiderec.data.dataset import Dataset
+from guiderec.data.prepared import load
+from guiderec.model import Model
+from guiderec.recipes import run as runs
+from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.registry import recipe as find_recipe
+
+__all__ = ["Model", "configure", "fit", "load"]
+
+
+def configure(
+    recipe: str | Experiment, overrides: Mapping[str, Any] | None = None, seed: int | None = None
+) -> Experiment:
+    """An experiment from a recipe's name (or an experiment), with dotted overrides and a seed."""
+    experiment = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    changed = override(experiment, overrides or {})
+    assert isinstance(changed, Experiment)
+    return changed if seed is None else changed.replace(seed=seed)
+
+
+def fit(
+    recipe: str | Experiment,
+    data: Dataset | str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Model:
+    """Train a recipe on a split and return the best model by its validation metric.
+
+    Parameters
+    ----------
+    recipe
+        A recipe's name (`"steerrec:beauty"`) or an `Experiment`.
+    data
+        A `Dataset`, or the folder of a prepared split.
+    overrides
+        Dotted options to replace, for example `{"model.dim": 512}`.
+    seed
+        Replaces the recipe's seed.
+    out
+        Run directory to keep (configuration, log, checkpoint, model). None keeps nothing but the returned model.
+    """
+    dataset = data if isinstance(data, Dataset) else load(data)
+    experiment = configure(recipe, overrides, seed)
+    if out is not None:
+        runs.train(experiment, dataset, Path(out), progress=progress)
+        return Model.from_pretrained(out)
+    with tempfile.TemporaryDirectory() as scratch:
+        runs.train(experiment, dataset, Path(scratch) / "run", progress=progress)
+        return Model.from_pretrained(Path(scratch) / "run")

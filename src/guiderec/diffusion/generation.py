@@ -1,0 +1,122 @@
+"""Generation: from conditions to x0_hat, by the cheapest exact way that the denoiser allows.
+
+A denoiser that is not affine is stepped through, from noise. For an affine one, all that guidance does is to replace
+the condition by g (`guidance.py`), and the mean over all noise is exact, in one of two ways that agree to rounding:
+
+    few steps    walk the mean itself through the chain: x <- keep x + move (W x + W_c g + tau_t) from x = 0, with
+                 W_c g and all tau_t computed once: one D x D product per row and step
+    many steps   compose the chain into one affine map (`affine.py`), once for given weights, then one product per row
+
+Shapes   x, x0_hat (B, D); conditions (B, C); key (B,).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from guiderec.config import Part
+from guiderec.diffusion.affine import AffineChain, AffineDenoiser, compose_steps
+from guiderec.diffusion.guidance import Conditional, Conditions, GuidanceConfig
+from guiderec.diffusion.samplers import Step, ddim_steps, ddpm_steps, walk
+from guiderec.diffusion.schedule import Schedule
+from guiderec.errors import ConfigError
+from guiderec.rng import Noise
+
+_COMPOSE_ABOVE = 32
+"""Steps. Composing costs some 40 products of D x D matrices, which is more than walking few rows a few steps."""
+
+
+class Generation(Part):
+    """How an embedding is generated at inference."""
+
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """ddim: deterministic given x_T, any number of steps. ddpm: ancestral, all T steps."""
+    steps: int | None = Field(10, ge=1)
+    """S, steps of DDIM, at most T; None for DDPM, which has no choice."""
+    start: Literal["mean", "noise"] = "mean"
+    """mean: the exact mean over x_T and all later noise; for affine denoisers only. noise: one sample, drawn from
+    N(0, I) by the seed and the key of each row."""
+
+    @model_validator(mode="after")
+    def _steps_fit_sampler(self) -> Generation:
+        if (self.sampler == "ddpm") != (self.steps is None):
+            raise ValueError("sampler 'ddpm' takes steps = null (it makes all T), 'ddim' takes a number")
+        return self
+
+    def chain(self, schedule: Schedule) -> list[Step]:
+        """The steps on a schedule, noisiest first."""
+        return ddpm_steps(schedule) if self.steps is None else ddim_steps(schedule, self.steps)
+
+
+class Generator:
+    """Generates with one denoiser, and remembers the composed chain while the weights stay the same.
+
+    Raises
+    ------
+    ConfigError
+        When the mean is asked of a denoiser that is not affine.
+    """
+
+    def __init__(self, generation: Generation, schedule: Schedule, denoiser: Conditional) -> None:
+        if generation.start == "mean" and not isinstance(denoiser, AffineDenoiser):
+            raise ConfigError(
+                f"The mean over the noise has a closed form for affine denoisers only, not for {type(denoiser).__name__}.",
+                hint='set generation.start to "noise"',
+            )
+        self.generation = generation
+        self.denoiser = denoiser
+        self.steps = generation.chain(schedule)
+        self._composed: tuple[tuple[object, ...], AffineChain] | None = None
+
+    def __call__(
+        self, conditions: Conditions, guidance: GuidanceConfig, noise: Noise, key: Tensor, *, scale: float | None = None
+    ) -> Tensor:
+        """x0_hat (B, D) under guided conditions; `scale` replaces the guidance's own strength."""
+        if self.generation.start == "mean":
+            return self.mean(guidance.extrapolate(conditions, scale))
+        return self.sample(conditions, guidance, noise, key, scale=scale)
+
+    def sample(
+        self, conditions: Conditions, guidance: GuidanceConfig, noise: Noise, key: Tensor, *, scale: float | None = None
+    ) -> Tensor:
+        """One sample per row, stepped; noise is named by the row keys (B,)."""
+        dim, dtype = conditions.toward.shape[-1], conditions.toward.dtype
+        x_T = noise.normal(key, dim, "x_T", dtype)  # noqa: N806  the symbol of the equation
+        denoise = guidance(self.denoiser, conditions, scale)
+        return walk(denoise, x_T, self.steps, lambda t: noise.normal(key, dim, f"step/{t}", dtype))
+
+    def mean(self, g: Tensor) -> Tensor:
+        """The mean of x0_hat over all noise, under the extrapolated condition g (B, C)."""
+        if len(self.steps) > _COMPOSE_ABOVE or self._is_composed():
+            return self.compose().mean(g)
+        denoiser = self._affine()
+        pull = denoiser.from_condition(g)
+        tau = denoiser.time_term(torch.tensor([step.t for step in self.steps], device=g.device))
+        x = self.steps[0].move * (pull + tau[0])  # from x = 0, of which W x and keep x are 0
+        for step, tau_t in zip(self.steps[1:], tau[1:], strict=True):
+            x = step.keep * x + step.move * (denoiser.from_state(x) + (pull + tau_t))
+        return x
+
+    def compose(self) -> AffineChain:
+        """The chain as one affine map, composed anew only when the weights have changed since. For serving."""
+        if not self._is_composed():
+            self._composed = (self._version(), compose_steps(self._affine(), self.steps))
+        assert self._composed is not None
+        return self._composed[1]
+
+    def _is_composed(self) -> bool:
+        return self._composed is not None and self._composed[0] == self._version()
+
+    def _version(self) -> tuple[object, ...]:
+        """Changes with every in-place change, move or cast of a weight that the chain is made of."""
+        module = cast(torch.nn.Module, self.denoiser)
+        return tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in module.parameters())
+
+    def _affine(self) -> AffineDenoiser:
+        if not isinstance(self.denoiser, AffineDenoiser):
+            raise ConfigError(f"{type(self.denoiser).__name__} is not affine: its chain has no closed form.")
+        return self.denoiser

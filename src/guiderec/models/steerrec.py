@@ -1,0 +1,220 @@
+"""SteerRec: Sculpting user preferences for recommendation with positive-negative diffusion guidance
+(anonymous submission to ICLR 2026, OpenReview nT7UlrSJzF).
+
+Idea       Replace the null condition of classifier-free guidance by a negative condition, the centroid of negatives
+           (PNG), and train the denoiser with a triplet loss so that it understands it as "avoid" (GAL).
+Notation   paper -> code:  x_0^+ -> x0 (B, D);  c^+ -> condition (B, D);  c^- -> negative (B, D);  F -> denoiser;
+           mu -> balance;  m -> margin;  w -> guidance.scale;  N_neg -> negatives.count;  S -> generation.steps
+Order      encode() Sec. 3.1 -> loss() Alg. 1, eq. 12, 13 -> negative_condition() eq. 14 -> user_vectors() Alg. 2
+Facts      The paper's code is not public. What it leaves open follows its closest relative, PreferDiff.
+Departs    1. Null-condition dropout (p_uncond) is kept in training, on the positive branch, so that the ablation
+              "w/o PNG" can be sampled; dropped rows take no part in GAL. p_uncond = 0 is Algorithm 1 to the letter.
+           2. The centroid leaves out rows with the row's own target (exclude_same_id).
+           3. d = 1 - cos, per row, hinge per row. Eq. 3's squared error is distance = "l2".
+           4. Items, positions and null token start from N(0, 1), the linear layers as in PreferDiff's code: N(0, 1)
+              everywhere, as the paper says, would give outputs of standard deviation 96 at D = 3072.
+           5. The grid has S steps, tau_j = round(j T / S) - 1, and ends in the clean state.
+           6. By default x_T is replaced by its mean: exact, since F is linear. `generation.start = "noise"` samples.
+           7. Padding as in `dreamrec.py`. A user's own dislikes, when given, are the negatives.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guiderec.config import Part
+from guiderec.data.batch import PADDING, Batch, Query
+from guiderec.diffusion.denoisers import DENOISERS, DenoiserName
+from guiderec.diffusion.generation import Generation, Generator
+from guiderec.diffusion.guidance import Conditions, GuidanceConfig, PositiveNegative
+from guiderec.diffusion.objectives import (
+    Distance,
+    centroid_of_others,
+    distance,
+    draw,
+    drop_condition,
+    guidance_alignment,
+    masked_mean,
+)
+from guiderec.diffusion.schedule import Linear, ScheduleConfig
+from guiderec.models.base import EmbeddingRecommender, ModelConfig
+from guiderec.nn.history import LastStateEncoder
+from guiderec.nn.sampling import items_outside
+from guiderec.rng import Noise
+
+
+class RandomNegatives(Part):
+    """Items drawn uniformly from those not in the history, with replacement, once per request."""
+
+    name: Literal["random"] = "random"
+    count: int = Field(64, ge=1)
+    """N_neg, negatives per row; the paper finds 32 or 64 best."""
+
+    def __call__(self, query: Query, condition: Tensor, items: Tensor, noise: Noise) -> Tensor:
+        """(B, N) item ids, for conditions (B, D) and the item table (I + 1, D)."""
+        return items_outside(
+            query.history, len(items) - 1, self.count, keys=query.key, noise=noise, purpose="negatives/random"
+        )
+
+
+class HardNegatives(Part):
+    """Items drawn uniformly from a band of the ranking by similarity to the user's condition (Table 11, "HNM").
+
+    The ranking is by inner product with c^+ over all items; history and target are not left out, as in the paper.
+    """
+
+    name: Literal["hard"] = "hard"
+    count: int = Field(20, ge=1)
+    """N_neg, negatives per row."""
+    band: tuple[float, float] = (0.01, 0.03)
+    """Shares of the catalogue between which the ranks lie. (0, 0) takes exactly the `count` most similar items."""
+
+    def __call__(self, query: Query, condition: Tensor, items: Tensor, noise: Noise) -> Tensor:
+        """(B, N) item ids, for conditions (B, D) and the item table (I + 1, D)."""
+        n_items = len(items) - 1
+        first, last = (int(share * n_items) for share in self.band)
+        last = min(max(last, first + self.count), n_items)
+        ranking = (condition @ items[1:].T).topk(last, dim=1).indices + 1
+        if last - first <= self.count:
+            return ranking[:, first:last]
+        place = first + noise.integers(query.key, self.count, last - first, "negatives/hard")
+        return ranking.gather(1, place)
+
+
+NegativeSource = Annotated[RandomNegatives | HardNegatives, Field(discriminator="name")]
+
+
+class SteerRecConfig(ModelConfig):
+    """Options of SteerRec. Defaults are the paper's settings for Beauty (Table 5)."""
+
+    name: Literal["steerrec"] = "steerrec"
+    dim: int = Field(3072, ge=2, multiple_of=2)
+    """D, width of item embeddings and of everything else."""
+    max_length: int = Field(10, ge=1)
+    """L, the longest history."""
+    heads: int = Field(2, ge=1)
+    """Attention heads; must divide dim."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout of embeddings, attention weights and feed-forward layer."""
+    residual: Literal["inner", "double"] = "double"
+    """Residual layout of the encoder block, see `nn/history.py`."""
+    schedule: ScheduleConfig = Linear(steps=1200)
+    """Noise schedule and number of diffusion steps T."""
+    denoiser: DenoiserName = "linear"
+    """Network F([x_t ; c ; t])."""
+    distance: Distance = "cos"
+    """d in both terms of the loss."""
+    balance: float = Field(0.2, ge=0, le=1)
+    """mu: (1 - mu) L_recon + mu L_GAL. 0 is the ablation "w/o GAL"."""
+    margin: float = Field(0.1, ge=0)
+    """m of the triplet loss, in units of d."""
+    exclude_same_id: bool = True
+    """True: other rows with the same target are left out of a row's centroid."""
+    detach_target: bool = False
+    """True: no gradient through the target's embedding x0."""
+    negative_condition: Literal["raw", "layernorm", "encoder"] = "raw"
+    """Where c^- lives: the centroid of item embeddings (eq. 14); that centroid through a LayerNorm; or the centroid of
+    the encoder's states for each negative alone, which is the space c^+ lives in."""
+    p_uncond: float = Field(0.1, ge=0, lt=1)
+    """Probability of the null condition in training."""
+    guidance: GuidanceConfig = PositiveNegative(scale=4.0)
+    """Guidance at inference. "cfg" is the ablation "w/o PNG"."""
+    negatives: NegativeSource = RandomNegatives()
+    """Negatives at inference, where the request names no dislikes."""
+    generation: Generation = Generation(sampler="ddim", steps=10)
+    """Sampler, its steps, and whether it starts from noise or from the mean over the noise."""
+    score: Literal["dot", "cos"] = "dot"
+    """Rank by inner product (paper) or by cosine."""
+
+
+class SteerRec(EmbeddingRecommender):
+    """Pulled by the history, pushed away from negatives."""
+
+    Config = SteerRecConfig
+    steers = True
+
+    def __init__(self, config: SteerRecConfig, n_items: int) -> None:
+        """Items and null token N(0, 1); the encoder as in `nn/history.py`; the denoiser as one torch Linear."""
+        super().__init__(config, n_items)
+        self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=PADDING)
+        self.null = nn.Parameter(torch.randn(config.dim))
+        self.encoder = LastStateEncoder(
+            config.dim, config.max_length, heads=config.heads, dropout=config.dropout, residual=config.residual
+        )
+        self.denoiser = DENOISERS[config.denoiser](config.dim)
+        self.schedule = config.schedule()
+        self.distance = distance(config.distance)
+        self.generator = Generator(config.generation, self.schedule, self.denoiser)
+
+    def encode(self, query: Query) -> Tensor:
+        """History -> c^+ (B, D)."""
+        history = query.history[:, -self.config.max_length :]
+        return self.encoder(self.items(history), history != PADDING)
+
+    def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """(1 - mu) d(F(x_t, c^+), x0) + mu max(0, d(F(x_t, c^+), x0) - d(F(x_t, c^-), x0) + m) (eq. 12, 13)."""
+        x0 = self.items(batch.target)
+        if self.config.detach_target:
+            x0 = x0.detach()
+        drawn = draw(x0, self.schedule, noise, batch.key)
+        condition, kept = drop_condition(self.encode(batch), self.null, self.config.p_uncond, noise, batch.key)
+        negative, has_negative = centroid_of_others(
+            self.as_conditions(batch.target), batch.target, exclude_same_id=self.config.exclude_same_id
+        )
+        positive_hat, negative_hat = self.denoiser.under_each(drawn.x_t, drawn.t, [condition, self.centred(negative)])
+        positive = self.distance(positive_hat, x0)
+        alignment = guidance_alignment(positive, self.distance(negative_hat, x0), self.config.margin)
+        alignment = masked_mean(alignment, kept & has_negative)
+        reconstruction = positive.mean()
+        balance = self.config.balance
+        return {
+            "loss": (1 - balance) * reconstruction + balance * alignment,
+            "reconstruction": reconstruction,
+            "alignment": alignment,
+        }
+
+    def as_conditions(self, items: Tensor) -> Tensor:
+        """Item ids (...) -> the vectors (..., D) that a negative condition is the centroid of."""
+        vectors = self.items(items)
+        if self.config.negative_condition != "encoder":
+            return vectors
+        alone = self.encoder(vectors.reshape(-1, 1, vectors.shape[-1]), (items != PADDING).reshape(-1, 1))
+        return alone.view_as(vectors)
+
+    def centred(self, centroid: Tensor) -> Tensor:
+        """The centroid as a condition (B, D): through a LayerNorm without weights if so configured."""
+        if self.config.negative_condition == "layernorm":
+            return F.layer_norm(centroid, centroid.shape[-1:])
+        return centroid
+
+    def negative_condition(self, query: Query, condition: Tensor, noise: Noise) -> Tensor:
+        """c^- (B, D), eq. 14: centroid of the user's dislikes, or of sampled negatives where a row has none."""
+        negatives = self.config.negatives(query, condition, self.items.weight, noise)
+        centroid = self.as_conditions(negatives).mean(dim=1)
+        if query.dislikes is not None:
+            disliked = query.dislikes != PADDING
+            total = (self.as_conditions(query.dislikes) * disliked[:, :, None]).sum(dim=1)
+            count = disliked.sum(dim=1, keepdim=True)
+            centroid = torch.where(count > 0, total / count.clamp(min=1), centroid)
+        return self.centred(centroid)
+
+    def user_vectors(self, query: Query, noise: Noise) -> Tensor:
+        """(B, 1, D): x0_hat under guidance (Alg. 2)."""
+        condition = self.encode(query)
+        conditions = Conditions(
+            toward=condition,
+            null=self.null.expand(len(query), -1),
+            away=self.negative_condition(query, condition, noise),
+        )
+        x0_hat = self.generator(conditions, self.config.guidance, noise, query.key, scale=query.guidance_scale)
+        return x0_hat[:, None]
+
+    def item_vectors(self) -> Tensor:
+        """(I + 1, D)."""
+        table = self.items.weight
+        return table if self.config.score == "dot" else F.normalize(table, dim=-1)

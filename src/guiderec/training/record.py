@@ -1,0 +1,186 @@
+"""What a run leaves for people and tables: JSON files, facts about the machine, and one record of it all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guiderec.errors import CheckpointError
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` so that `path` holds either the old or the new content, whole, whenever the process dies."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. CheckpointError when it is missing or damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}).", hint="the file is damaged") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(data).__name__}.")
+    return data
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write to; on leaving, it is flushed to the disk and takes the place of `path`."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """A temporary sibling folder to fill; on leaving, it takes the place of `path`, which may exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in `directory` survive a power cut."""
+    if os.name == "nt":  # directories cannot be opened there; renames are journalled
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware of this process. No host names, user names or paths."""
+    return {
+        "guiderec": _version("guiderec"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+        "hardware": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "memory_gib": _memory_gib(),
+            "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or None,
+        },
+        "threads": torch.get_num_threads(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def collect(run: Path) -> dict[str, Any]:
+    """One record of a run: experiment, data, environment, summary of the training, every evaluation."""
+    record: dict[str, Any] = {
+        name: read_json(run / f"{name}.json")
+        for name in ("experiment", "data", "environment")
+        if (run / f"{name}.json").exists()
+    }
+    if "experiment" not in record:
+        raise CheckpointError(f"{run}: not a run directory: there is no experiment.json.")
+    if (run / "log.jsonl").exists():
+        record["training"] = training_summary(read_log(run / "log.jsonl"))
+    record["evaluation"] = {path.stem: read_json(path) for path in sorted((run / "evaluation").glob("*.json"))}
+    return record
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All events of a log. A last line cut off by a killed process is left out; other damage is a CheckpointError."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    events = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise CheckpointError(f"{path}: line {number} of {len(lines) - 1} is not valid JSON.") from None
+    return events
+
+
+def training_summary(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Epochs, steps, best validation, seconds and the reason of the end (None while a run is unfinished)."""
+    best = [event for event in events if event["event"] == "validation" and event["best"]]
+    stop = [event for event in events if event["event"] == "stop"]
+    last = events[-1] if events else {}
+    return {
+        "epochs": last.get("epoch", 0),
+        "steps": last.get("step", 0),
+        "seconds": last.get("seconds", 0.0),
+        "reason": stop[-1]["reason"] if stop and events[-1] is stop[-1] else None,
+        "best_epoch": best[-1]["epoch"] if best else None,
+        "best_step": best[-1]["step"] if best else None,
+        "best_metrics": best[-1]["metrics"] if best else None,
+        "resumed": sum(event["event"] == "resume" for event in events),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the source of this package, with `+dirty` when it was changed; None outside a git checkout."""
+    source = Path(__file__).resolve().parents[1]
+    try:
+        commit = _git(source, "rev-parse", "HEAD")
+        tracked = _git(source, "ls-files", "--", Path(__file__).name, "training/record.py")
+        changed = _git(source, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if not tracked:  # installed into a directory that belongs to some other repository
+        return None
+    return commit + ("+dirty" if changed else "")
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return None
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
