@@ -1,0 +1,367 @@
+"""Figures over runs: training curves, metrics with intervals, ranks of the targets. Each comes in two themes.
+
+Drawn on `matplotlib.figure.Figure` without pyplot, so no global state changes and no display is needed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guiderec.errors import ConfigError
+from guiderec.report.runs import Event, Run
+from guiderec.report.tables import comparable, title
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+except ImportError:  # the only module that needs it
+    raise ConfigError("Figures need matplotlib.", hint="pip install 'guiderec[plots]'") from None
+
+DPI = 160
+WIDTH = 8.4
+"""Inches. At 160 dots per inch a figure is twice the width of the column it is shown in: sharp on dense screens."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a figure. The series colours are told apart under the common colour-vision deficiencies."""
+
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+    series: tuple[str, ...]
+
+
+LIGHT = Theme(
+    "#ffffff", "#1f2328", "#656d76", "#e3e6ea", ("#0069a8", "#c7500b", "#0b7a5b", "#a8437f", "#8a6100", "#4c4fb8")
+)
+DARK = Theme(
+    "#15191f", "#e6e9ed", "#99a1ab", "#2b323b", ("#5cb3ec", "#f29558", "#4cc79e", "#e391c2", "#dcb13f", "#a3a6ff")
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure to put on a page: file stem, text for those who do not see it, caption, and the PNG in both themes."""
+
+    name: str
+    alt: str
+    caption: str
+    light: bytes
+    dark: bytes
+
+
+def training_curves(run: Run, name: str) -> Picture | None:
+    """Loss parts and validation metric by epoch (by step where there are fewer than three epochs).
+
+    None when no step is recorded (a model fitted in one pass).
+    """
+    losses, validations = run.events("step"), run.events("validation")
+    if not losses:
+        return None
+    axis = "epoch" if len({event.get("epoch") for event in validations or losses}) >= 3 else "step"
+    parts = _loss_parts(losses, axis)
+    x, y, metric = _validation_curve(validations, run.metric, axis)
+
+    def draw(theme: Theme) -> Figure:
+        figure, (left, right) = _panels(1, 2, height=3.1)
+        _draw_losses(left, parts, theme)
+        _draw_validation(right, x, y, metric, theme)
+        for panel in (left, right):
+            panel.set_xlabel(axis.capitalize())
+            panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        return figure
+
+    alt = f"Training of {name}. {_describe_losses(parts, axis)} {_describe_validation(x, y, metric, axis)}".strip()
+    caption = "Loss and its parts as means over steps; the marked validation is the one whose weights were kept."
+    return _picture(f"curves-{slug(name)}", alt, caption, draw)
+
+
+def metric_bars(runs: Sequence[Run], part: str = "test") -> list[Picture]:
+    """Means with their 95 % intervals, one panel per metric, one figure for each set of comparable runs."""
+    return [_metric_figure(group, names, part, number) for number, (group, names) in enumerate(comparable(runs, part))]
+
+
+def rank_histogram(run: Run, name: str, part: str = "test") -> Picture | None:
+    """Share of rows by rank of the target, beside the share under a random order. None without kept rows."""
+    ranks = run.evaluations[part].ranks if part in run.evaluations else np.empty(0, dtype=np.int64)
+    if not len(ranks):
+        return None
+    n_items = max(int((run.data.get("fingerprint") or {}).get("items", 0)), int(ranks.max()))
+    edges = rank_edges(n_items)
+    share = np.histogram(ranks, bins=[*edges, np.inf])[0] / len(ranks)
+    chance = np.diff([*edges, n_items + 1]) / n_items
+    texts = [_range_text(low, high) for low, high in zip(edges, [*edges[1:], n_items + 1], strict=True)]
+
+    def draw(theme: Theme) -> Figure:
+        figure, (panel,) = _panels(1, 1, height=2.9)
+        at = np.arange(len(edges))
+        panel.bar(at, share, width=0.72, color=theme.series[0], label="this run")
+        panel.hlines(chance, at - 0.44, at + 0.44, color=theme.ink, linewidth=1.6, label="random order")
+        panel.set_xticks(at, texts)
+        panel.tick_params(axis="x", labelsize=8 if len(edges) <= 12 else 7, length=0)
+        panel.set_xlabel("Rank of the target (1 is the top)")
+        panel.set_title("Share of rows", loc="left")
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        panel.legend(loc="upper left")
+        panel.grid(axis="y")
+        return figure
+
+    top = [f"{100 * np.mean(ranks <= k):.1f} % in the first {k}" for k in (1, 10, 100) if k < n_items]
+    caption = (
+        f"Where the targets of {len(ranks):,} rows land: {', '.join([*top, ''])}"
+        f"median rank {np.median(ranks):,.0f} of {n_items:,}."
+    )
+    alt = f"Histogram of the ranks of the targets of {name} on the {part} part, beside a random order."
+    return _picture(f"ranks-{slug(name)}", alt, caption, draw)
+
+
+def rank_edges(n_items: int) -> list[int]:
+    """First ranks of the bins: 1, 2, 6, 11, 21, 51, 101, ... as far as there are items.
+
+    >>> rank_edges(60)
+    [1, 2, 6, 11, 21, 51]
+    """
+    edges = [1, 2, 6]
+    for power in range(1, 12):
+        edges += [step * 10**power + 1 for step in (1, 2, 5)]
+    return [edge for edge in edges if edge <= n_items]
+
+
+def slug(name: str) -> str:
+    """A file name for a label: letters, digits and hyphens."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split()) or "run"
+
+
+def loss_by(events: Sequence[Event], part: str, axis: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean of one loss part at each value of `axis`, weighted by the steps that each event covers."""
+    sums: dict[int, float] = {}
+    weights: dict[int, float] = {}
+    before = 0
+    for event in events:
+        steps = max(int(event["step"]) - before, 1)
+        before = int(event["step"])
+        if part in event and event[part] is not None:
+            at = int(event[axis])
+            sums[at] = sums.get(at, 0.0) + steps * float(event[part])
+            weights[at] = weights.get(at, 0.0) + steps
+    at_values = sorted(sums)
+    return np.array(at_values, dtype=float), np.array([sums[at] / weights[at] for at in at_values])
+
+
+Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+_NOT_LOSSES = {"event", "epoch", "step", "seconds", "learning_rate", "gradient_norm", "time"}
+
+
+def _loss_parts(events: Sequence[Event], axis: str) -> Curves:
+    names = dict.fromkeys(
+        key for event in events for key, value in event.items() if key not in _NOT_LOSSES and isinstance(value, float)
+    )
+    ordered = sorted(names, key=lambda name: name != "loss")
+    return {name: loss_by(events, name, axis) for name in ordered}
+
+
+def _validation_curve(
+    events: Sequence[Event], metric: str | None, axis: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    measured = [event for event in events if event.get("metrics")]
+    if not measured:
+        return np.empty(0), np.empty(0), ""
+    recorded = measured[0]["metrics"]
+    name = metric if metric in recorded else next(iter(recorded))
+    used = [event for event in measured if name in event["metrics"]]
+    x = np.array([float(event[axis]) for event in used])
+    return x, np.array([float(event["metrics"][name]) for event in used]), str(name)
+
+
+def _draw_losses(panel: Axes, parts: Curves, theme: Theme) -> None:
+    panel.set_title("Training loss", loc="left")
+    panel.grid(axis="y")
+    if not parts:
+        _say(panel, "no loss recorded", theme)
+        return
+    for (name, (x, y)), colour in zip(parts.items(), _cycle(theme), strict=False):
+        width = 2.0 if name == "loss" else 1.4
+        panel.plot(x, y, color=colour, linewidth=width, label=name.replace("_", " "), marker="o" if len(x) == 1 else "")
+    values = np.concatenate([y for _, y in parts.values()])
+    if len(values) and values.min() > 0 and values.max() / values.min() > 30:
+        panel.set_yscale("log")
+        panel.set_title("Training loss (log scale)", loc="left")
+    if len(parts) > 1:
+        panel.legend(loc="best")
+
+
+def _draw_validation(panel: Axes, x: NDArray[np.float64], y: NDArray[np.float64], metric: str, theme: Theme) -> None:
+    panel.grid(axis="y")
+    if not len(x):
+        panel.set_title("Validation", loc="left")
+        _say(panel, "no validation recorded", theme)
+        return
+    panel.set_title(f"Validation {title(metric)}", loc="left")
+    best = int(y.argmax())
+    panel.plot(x, y, color=theme.series[2], linewidth=2.0)
+    panel.plot(x[best], y[best], "o", color=theme.series[2], markersize=7, markeredgecolor=theme.paper)
+    panel.margins(y=0.22)
+    right = x[best] > (x[0] + x[-1]) / 2
+    panel.annotate(
+        f"best {y[best]:.4f}",
+        (x[best], y[best]),
+        xytext=(-4 if right else 4, 8),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        color=theme.ink,
+        fontweight="bold",
+    )
+
+
+def _metric_figure(runs: list[Run], names: list[str], part: str, number: int) -> Picture:
+    records = [run.evaluations[part].metrics for run in runs]
+    metrics = headline(list(records[0]), set.intersection(*(set(record) for record in records)))
+    per_row = min(len(metrics), 2)
+    rows = -(-len(metrics) // per_row)
+
+    def draw(theme: Theme) -> Figure:
+        figure, panels = _panels(rows, per_row, height=rows * (0.75 + 0.34 * len(runs)), sharey=True)
+        for panel, metric in zip(panels, metrics, strict=False):
+            _draw_metric(panel, [record[metric] for record in records], names, theme)
+            panel.set_title(title(metric), loc="left")
+        for panel in panels[len(metrics) :]:
+            panel.remove()
+        return figure
+
+    facts = "; ".join(
+        f"{name}: " + ", ".join(f"{title(metric)} {record[metric]['mean']:.4f}" for metric in metrics)
+        for name, record in zip(names, records, strict=True)
+    )
+    suffix = f"-{number + 1}" if number else ""
+    alt = f"Bars with 95 % intervals on the {part} part. {facts}."
+    return _picture(f"metrics{suffix}", alt, "Means with their 95 % intervals, as in the table.", draw)
+
+
+def headline(metrics: Sequence[str], allowed: set[str]) -> list[str]:
+    """At most four metrics that carry the message: recall and NDCG at the two smallest cutoffs that are recorded."""
+    usable = [metric for metric in metrics if metric in allowed]
+    wanted = [metric for metric in usable if metric.partition("@")[0] in ("recall", "ndcg") and "@" in metric]
+    cutoffs = sorted({int(metric.partition("@")[2]) for metric in wanted})
+    picked = [f"{name}@{cutoff}" for cutoff in cutoffs[:2] for name in ("recall", "ndcg")]
+    return [metric for metric in picked if metric in wanted] or usable[:4]
+
+
+def _draw_metric(panel: Axes, values: Sequence[Mapping[str, float]], names: Sequence[str], theme: Theme) -> None:
+    at = np.arange(len(values))
+    mean = np.array([value["mean"] for value in values])
+    low = np.array([value["low"] for value in values])
+    high = np.array([value["high"] for value in values])
+    panel.barh(at, mean, height=0.62, color=[colour for colour, _ in zip(_cycle(theme), values, strict=False)])
+    panel.hlines(at, low, high, color=theme.ink, linewidth=1.3)
+    for edge in (low, high):
+        panel.vlines(edge, at - 0.12, at + 0.12, color=theme.ink, linewidth=1.3)
+    for i, value in enumerate(mean):
+        panel.annotate(f"{value:.4f}", (high[i], i), xytext=(5, 0), textcoords="offset points", va="center")
+    panel.set_yticks(at, names)
+    panel.set_ylim(len(values) - 0.45, -0.55)
+    panel.set_xlim(0, max(float(high.max()), 1e-9) * 1.22)
+    panel.tick_params(axis="y", length=0)
+    panel.xaxis.set_major_locator(MaxNLocator(4))
+    panel.grid(axis="x")
+
+
+def _panels(rows: int, columns: int, *, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    return figure, list(axes.flat)
+
+
+def _say(panel: Axes, text: str, theme: Theme) -> None:
+    panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color=theme.muted)
+
+
+def _describe_losses(parts: Curves, axis: str) -> str:
+    if "loss" not in parts or not len(parts["loss"][0]):
+        return ""
+    x, y = parts["loss"]
+    return f"The loss goes from {y[0]:.4g} to {y[-1]:.4g} by {axis} {x[-1]:.0f}."
+
+
+def _describe_validation(x: NDArray[np.float64], y: NDArray[np.float64], metric: str, axis: str) -> str:
+    if not len(x):
+        return ""
+    best = int(y.argmax())
+    return f"Validation {title(metric)} is best at {axis} {x[best]:.0f}: {y[best]:.4f}."
+
+
+def _range_text(low: int, high: int) -> str:
+    """Ranks low..high-1 as a label of two lines; from ten thousand on shortened: `10k–` over `20k`."""
+    last = high - 1
+    return _short(low) if last == low else f"{_short(low)}–\n{_short(last)}"
+
+
+def _short(rank: int) -> str:
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if rank >= 10 * min(size, 1_000) and rank >= size:
+            return f"{rank / size:.3g}{letter}"
+    return str(rank)
+
+
+def _cycle(theme: Theme) -> Iterator[str]:
+    while True:
+        yield from theme.series
+
+
+def _picture(name: str, alt: str, caption: str, draw: Callable[[Theme], Figure]) -> Picture:
+    return Picture(name, alt, caption, light=_render(draw, LIGHT), dark=_render(draw, DARK))
+
+
+def _render(draw: Callable[[Theme], Figure], theme: Theme) -> bytes:
+    buffer = io.BytesIO()
+    with _style(theme):
+        draw(theme).savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@contextmanager
+def _style(theme: Theme) -> Iterator[None]:
+    settings: dict[str, Any] = {
+        "figure.facecolor": theme.paper,
+        "savefig.facecolor": theme.paper,
+        "axes.facecolor": theme.paper,
+        "axes.edgecolor": theme.muted,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.axisbelow": True,
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.titlecolor": theme.ink,
+        "axes.labelcolor": theme.muted,
+        "axes.labelsize": 9,
+        "text.color": theme.ink,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "xtick.labelcolor": theme.muted,
+        "ytick.labelcolor": theme.ink,
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
+        "ytick.left": False,
+        "grid.color": theme.grid,
+        "grid.linewidth": 0.8,
+        "legend.frameon": False,
+        "legend.fontsize": 8.5,
+        "font.family": "DejaVu Sans",
+        "font.size": 8.5,
+    }
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+        yield

@@ -1,0 +1,204 @@
+"""The report of one or several runs: `index.html`, the figures as PNG and `table.md`, all from records alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guiderec.errors import ConfigError
+from guiderec.report import tables
+from guiderec.report.runs import Run, labels, read
+
+if TYPE_CHECKING:
+    from guiderec.report.figures import Picture
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a report was put."""
+
+    page: Path
+    table: Path
+    figures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """One run on the page: its figures and the records behind it."""
+
+    name: str
+    anchor: str
+    curves: Picture | None
+    ranks: Picture | None
+    facts: list[tuple[str, str]]
+    experiment: str
+
+
+def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
+    """Write the report of `runs` on `part` into the directory `out`, which is created when needed.
+
+    The page needs no other file and no network: the figures are inside it, in a light and a dark version; beside it
+    each figure lies as PNG (`NAME.png`, light). An existing report is overwritten.
+
+    Raises
+    ------
+    CheckpointError
+        When a directory is no run or a record is damaged.
+    DataError
+        When no run has an evaluation of `part`.
+    ConfigError
+        When matplotlib or Jinja2 is missing; the message names the extra.
+    """
+    records = [read(path) for path in runs]
+    tabulated = [*tables.results(records, part), *tables.over_seeds(records, part), *tables.beyond(records, part)]
+    template = _template()
+    from guiderec.report import figures  # matplotlib is an extra: without it this line raises ConfigError
+
+    bars = figures.metric_bars(records, part)
+    sections = _sections(records, part)
+    shown = [*bars, *(picture for section in sections for picture in (section.curves, section.ranks) if picture)]
+
+    out.mkdir(parents=True, exist_ok=True)
+    page, table = out / "index.html", out / "table.md"
+    table.write_text(_markdown(records, tabulated), encoding="utf-8")
+    for picture in shown:
+        (out / f"{picture.name}.png").write_bytes(picture.light)
+    page.write_text(
+        template.render(
+            title=_page_title(records),
+            part=part,
+            lead=_lead(records, part),
+            tables=tabulated,
+            provenance=tables.provenance(records),
+            bars=bars,
+            sections=sections,
+            missing=[name for name, run in zip(labels(records), records, strict=True) if part not in run.evaluations],
+        ),
+        encoding="utf-8",
+    )
+    return Written(page, table, tuple(out / f"{picture.name}.png" for picture in shown))
+
+
+def _template() -> Any:
+    try:
+        import jinja2
+    except ImportError:
+        raise ConfigError("The report page needs Jinja2.", hint="pip install 'guiderec[plots]'") from None
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("guiderec.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return environment.get_template("page.html")
+
+
+def _sections(runs: Sequence[Run], part: str) -> list[_Section]:
+    from guiderec.report import figures
+
+    sections = []
+    taken: Counter[str] = Counter()
+    for name, run in zip(labels(runs), runs, strict=True):
+        anchor = figures.slug(name)
+        taken[anchor] += 1
+        if taken[anchor] > 1:  # "a:b" and "a-b" would both be written to a-b
+            anchor = f"{anchor}-{taken[anchor]}"
+        sections.append(
+            _Section(
+                name=name,
+                anchor=anchor,
+                curves=_renamed(figures.training_curves(run, name), f"curves-{anchor}"),
+                ranks=_renamed(figures.rank_histogram(run, name, part), f"ranks-{anchor}"),
+                facts=facts(run, part),
+                experiment=json.dumps(run.experiment, indent=2),
+            )
+        )
+    return sections
+
+
+def _renamed(picture: Picture | None, name: str) -> Picture | None:
+    return None if picture is None else replace(picture, name=name)
+
+
+def facts(run: Run, part: str) -> list[tuple[str, str]]:
+    """Everything somebody needs in order to trust or repeat the numbers: pairs of a term and its value."""
+    print_ = run.data.get("fingerprint") or {}
+    hardware = run.environment.get("hardware") or {}
+    rows = run.data.get("rows") or {}
+    record = run.evaluations[part].record if part in run.evaluations else {}
+    stops = run.events("stop")
+    stop = stops[-1] if stops else {}
+    found = [
+        ("Data", run.data.get("name")),
+        ("Protocol", tables.describe_protocol(run.data.get("protocol") or {})),
+        ("Size", _size(print_)),
+        ("Rows", ", ".join(f"{count:,} {name}" for name, count in rows.items())),
+        ("Fingerprint (SHA-256)", print_.get("sha256")),
+        ("Seen items", {"keep": "may be recommended", "mask": "masked"}.get(str(record.get("seen")))),
+        ("Seed", run.seed),
+        ("Noise seed of the evaluation", record.get("noise_seed")),
+        ("Best epoch", stop.get("best_epoch")),
+        ("Stopped because", stop.get("reason")),
+        ("Training time", tables.duration(stop["seconds"]) if "seconds" in stop else None),
+        ("Evaluation time", tables.duration(record["seconds"]) if "seconds" in record else None),
+        ("GPU", tables.describe_gpu(hardware.get("gpu")) or ("none" if hardware else None)),
+        ("CPU", hardware.get("cpu")),
+        ("Cores", hardware.get("cores")),
+        ("Memory", f"{hardware['memory_gib']:.0f} GiB" if hardware.get("memory_gib") else None),
+        ("Threads", run.environment.get("threads")),
+        ("GuideRec", run.environment.get("guiderec")),
+        ("Commit", run.environment.get("commit")),
+        ("PyTorch", run.environment.get("torch")),
+        ("Python", run.environment.get("python")),
+        ("Started", run.environment.get("started")),
+    ]
+    return [(term, str(value)) for term, value in found if value not in (None, "")]
+
+
+def _size(fingerprint: dict[str, Any]) -> str:
+    return ", ".join(f"{fingerprint[key]:,} {key}" for key in ("users", "items", "interactions") if key in fingerprint)
+
+
+def _page_title(runs: Sequence[Run]) -> str:
+    if len(runs) == 1:
+        return labels(runs)[0]
+    datasets = {str(run.data.get("name")) for run in runs}
+    return f"{len(runs)} runs on {datasets.pop()}" if len(datasets) == 1 else f"{len(runs)} runs"
+
+
+def _lead(runs: Sequence[Run], part: str) -> list[str]:
+    """One sentence per set of comparable runs: the best by the first headline metric, or the single run's numbers."""
+    from guiderec.report.figures import headline
+
+    sentences = []
+    for group, names in tables.comparable(runs, part):
+        shared = set.intersection(*(set(run.evaluations[part].metrics) for run in group))
+        metric = headline(list(group[0].evaluations[part].metrics), shared)[0]
+        values = [run.evaluations[part].metrics[metric] for run in group]
+        best = max(range(len(group)), key=lambda i: values[i]["mean"])
+        value = values[best]
+        number = (
+            f"{tables.title(metric)} of {value['mean']:.4f} (95 % interval {value['low']:.4f} to {value['high']:.4f})"
+        )
+        where = f"on the {part} part of {group[0].data.get('name', 'unnamed data')}"
+        if len(group) == 1:
+            sentences.append(f"{names[best]} has {number} {where}.")
+        else:
+            sentences.append(f"Of {len(group)} runs {where}, {names[best]} is highest: {number}.")
+    return sentences
+
+
+def _markdown(runs: Sequence[Run], tabulated: Sequence[tables.Table]) -> str:
+    protocols = []
+    for name, run in zip(labels(runs), runs, strict=True):
+        sha = (run.data.get("fingerprint") or {}).get("sha256", "unknown")
+        protocol = tables.describe_protocol(run.data.get("protocol") or {})
+        protocols.append(f"- {name}: {protocol}; data fingerprint {sha}")
+    return "\n".join([*(t.markdown() for t in (*tabulated, tables.provenance(runs))), *protocols, ""])

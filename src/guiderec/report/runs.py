@@ -1,0 +1,178 @@
+"""`Run`: the records of a run directory, read and checked. Tables, figures and the page see nothing else.
+
+RUN/experiment.json and RUN/data.json must exist; environment.json, log.jsonl and evaluation/ may be missing and then
+read as empty, so that a run can be reported while it is still training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from guiderec.errors import CheckpointError
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluated part of a split: the record and, beside it, one row per evaluation row."""
+
+    record: Mapping[str, Any]
+    """`{"part", "n_rows", "seen", "cutoffs", "metrics": {"recall@5": {"mean", "low", "high"}}, "beyond", ...}`."""
+    rows_path: Path
+
+    @property
+    def part(self) -> str:
+        """`test` or `valid`."""
+        return str(self.record["part"])
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, float]]:
+        """Metric name -> `mean`, `low` and `high` (95 % interval)."""
+        metrics: Mapping[str, Mapping[str, float]] = self.record["metrics"]
+        return metrics
+
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """One row per evaluation row: user, target, history_length, rank, and the metrics. Empty when not kept."""
+        if not self.rows_path.is_file():
+            return pl.DataFrame({"rank": pl.Series([], dtype=pl.Int64)})
+        try:
+            return pl.read_parquet(self.rows_path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            message = str(error).splitlines()[0]
+            raise CheckpointError(f"{self.rows_path}: not readable as Parquet ({message}).") from None
+
+    @property
+    def ranks(self) -> NDArray[np.int64]:
+        """(R,) rank of the target of every row, 1 is the top."""
+        return self.rows["rank"].to_numpy().astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The records of one run directory."""
+
+    path: Path
+    experiment: Mapping[str, Any]
+    data: Mapping[str, Any]
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    log: tuple[Event, ...] = ()
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, or else the model's, or else the directory's."""
+        model = self.experiment.get("model", {})
+        return str(self.experiment.get("recipe") or model.get("name") or self.path.name)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the experiment, where it has one."""
+        return self.experiment.get("seed")
+
+    @property
+    def metric(self) -> str | None:
+        """The validation metric that chose the best weights."""
+        return self.experiment.get("training", {}).get("metric")
+
+    def events(self, kind: str) -> list[Event]:
+        """Events of one kind (`step`, `validation`, `stop`, ...), in the order of training."""
+        return [event for event in self.log if event.get("event") == kind]
+
+    def comparable(self, part: str) -> str:
+        """A key that two runs share when the numbers of `part` answer the same question.
+
+        That is: same data, protocol, candidates and treatment of seen items, on the same number of rows.
+        """
+        record = self.evaluations[part].record
+        facts = [self.data.get("fingerprint"), self.data.get("protocol")]
+        facts += [record.get(name) for name in ("seen", "catalogue", "n_rows")]
+        return json.dumps(facts, sort_keys=True)
+
+
+def read(path: Path) -> Run:
+    """The run at `path`.
+
+    Raises
+    ------
+    CheckpointError
+        When it is no run directory or a record is damaged; the message names the file and the line.
+    """
+    path = Path(path)
+    if not (path / "experiment.json").is_file():
+        found = "the directory does not exist" if not path.exists() else "there is no experiment.json in it"
+        raise CheckpointError(
+            f"{path} is not a run directory: {found}.", hint="name a directory written by `guiderec train`."
+        )
+    environment = path / "environment.json"
+    return Run(
+        path=path,
+        experiment=_record(path / "experiment.json"),
+        data=_record(path / "data.json"),
+        environment=_record(environment) if environment.is_file() else {},
+        log=_read_log(path / "log.jsonl"),
+        evaluations={
+            file.stem: Evaluation(_evaluation(file), file.with_suffix(".parquet"))
+            for file in sorted((path / "evaluation").glob("*.json"))
+        },
+    )
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """What to call each run beside the others: its name, with the seed and then the directory where names repeat."""
+    names = [run.name for run in runs]
+    details: tuple[Callable[[Run], str], ...] = (lambda run: f"seed {run.seed}", lambda run: str(run.path))
+    for more in details:
+        repeated = {name for name, count in Counter(names).items() if count > 1}
+        names = [f"{name} ({more(run)})" if name in repeated else name for name, run in zip(names, runs, strict=True)]
+    return names
+
+
+def _record(file: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing: the run directory is not complete.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file}: not readable as JSON ({error}).") from None
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, found {type(record).__name__}.")
+    return record
+
+
+def _evaluation(file: Path) -> dict[str, Any]:
+    record = {"part": file.stem, **_record(file)}
+    metrics = record.get("metrics")
+    if not isinstance(metrics, dict) or not all({"mean", "low", "high"} <= set(value) for value in metrics.values()):
+        raise CheckpointError(f"{file}: 'metrics' must map each metric to its mean, low and high.")
+    return record
+
+
+def _read_log(file: Path) -> tuple[Event, ...]:
+    """All events. A last line without its newline was cut off while it was written and is left out; other damage is not.
+
+    A resumed training cuts the log back to its checkpoint, so no step is in it twice.
+    """
+    if not file.is_file():
+        return ()
+    *lines, _ = file.read_text(encoding="utf-8").split("\n")
+    events: list[Event] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{file}: line {number} is not readable as JSON ({error.msg}).") from None
+    return tuple(events)

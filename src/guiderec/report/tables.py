@@ -1,0 +1,262 @@
+"""Tables over runs, for people (rich, HTML) and for files (markdown). Every number is read from a run's records."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import rich.box
+import rich.table
+import rich.text
+
+from guiderec.errors import DataError
+from guiderec.report.runs import Run, labels
+
+_TITLES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "hr": "HR", "map": "MAP"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value with an optional detail beside it, such as its interval."""
+
+    text: str
+    detail: str = ""
+    strong: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.detail})" if self.detail else self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, column names, rows of cells (the first column names the row) and a note."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """GitHub markdown: caption, table, note."""
+        head = "| " + " | ".join(map(_escape, self.columns)) + " |"
+        rule = "|---|" + "---:|" * (len(self.columns) - 1)
+        body = ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in self.rows]
+        parts = [f"**{_escape(self.caption)}**", "\n".join([head, rule, *body]), _escape(self.note)]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def rich(self) -> rich.table.Table:
+        """The same table for a terminal."""
+        shown = rich.table.Table(
+            title=rich.text.Text(self.caption, style="bold"),
+            caption=rich.text.Text(self.note, style="dim") if self.note else None,
+            title_justify="left",
+            caption_justify="left",
+            box=rich.box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
+        for number, name in enumerate(self.columns):
+            shown.add_column(rich.text.Text(name), justify="right" if number else "left", overflow="fold")
+        for row in self.rows:
+            shown.add_row(*(_rich_cell(cell) for cell in row))
+        return shown
+
+
+def results(runs: Sequence[Run], part: str = "test") -> list[Table]:
+    """Metrics with intervals, one table for each set of comparable runs; the highest mean of a column is strong.
+
+    Raises DataError when no run has an evaluation of `part`.
+    """
+    return [_results_table(group, names, part) for group, names in comparable(runs, part)]
+
+
+def over_seeds(runs: Sequence[Run], part: str = "test") -> list[Table]:
+    """Mean and standard deviation (n - 1) over runs that differ in the seed alone; no table without a repeated run."""
+    tables = []
+    for group, _ in comparable(runs, part):
+        repeated = {key: same for key, same in _by_experiment(group).items() if len(same) > 1}
+        if repeated:
+            tables.append(_seeds_table(list(repeated.values()), part))
+    return tables
+
+
+def beyond(runs: Sequence[Run], part: str = "test") -> list[Table]:
+    """What the lists are like apart from being right: coverage, novelty, popularity. None where nothing is recorded."""
+    tables = []
+    for group, names in comparable(runs, part):
+        records = [run.evaluations[part].record.get("beyond") or {} for run in group]
+        columns = _union(records)
+        if columns:
+            rows = [
+                (Cell(name), *(_number(record.get(column)) for column in columns))
+                for name, record in zip(names, records, strict=True)
+            ]
+            caption = f"Beyond accuracy, {part} part of {_data_name(group[0])}"
+            tables.append(Table(caption, ("Run", *map(title, columns)), tuple(rows)))
+    return tables
+
+
+def provenance(runs: Sequence[Run]) -> Table:
+    """Where the numbers come from: data, seed, hardware, versions, time. One row per run."""
+    columns = ("Run", "Data", "Seed", "Hardware", "GuideRec", "Commit", "Training time")
+    rows = [
+        (Cell(name), *(Cell(text) for text in _provenance_row(run)))
+        for name, run in zip(labels(runs), runs, strict=True)
+    ]
+    return Table("Provenance", columns, tuple(rows))
+
+
+def comparable(runs: Sequence[Run], part: str) -> list[tuple[list[Run], list[str]]]:
+    """Runs with their labels, in groups whose numbers answer the same question; runs without `part` are left out."""
+    names = labels(runs)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, run in enumerate(runs):
+        if part in run.evaluations:
+            groups[run.comparable(part)].append(i)
+    if not groups:
+        where = ", ".join(str(run.path) for run in runs)
+        raise DataError(f"No evaluation of the {part} part in {where}.", hint="run `guiderec evaluate` first.")
+    return [([runs[i] for i in group], [names[i] for i in group]) for group in groups.values()]
+
+
+def title(metric: str) -> str:
+    """`recall@5` as it is printed: `Recall@5`."""
+    name, at, cutoff = metric.partition("@")
+    return _TITLES.get(name, name.capitalize()) + at + cutoff
+
+
+def describe_protocol(protocol: Mapping[str, Any]) -> str:
+    """A protocol on one line: its name, then its settings."""
+    rest = {key: value for key, value in protocol.items() if key != "name"}
+    settings = ", ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in rest.items()
+    )
+    return f"{protocol.get('name', 'unnamed')} ({settings})" if settings else str(protocol.get("name", "unnamed"))
+
+
+def describe_gpu(gpu: Sequence[str] | str | None) -> str | None:
+    """The GPUs of a machine, equal ones counted: `2 x NVIDIA H200`; None without one."""
+    counts = Counter([gpu] if isinstance(gpu, str) else gpu or [])
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in counts.items()) or None
+
+
+def duration(seconds: float | None) -> str:
+    """`75.2` -> `1 min 15 s`."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _results_table(runs: list[Run], names: list[str], part: str) -> Table:
+    evaluations = [run.evaluations[part] for run in runs]
+    metrics = _union(evaluation.metrics for evaluation in evaluations)
+    best = {
+        metric: max(e.metrics[metric]["mean"] for e in evaluations if metric in e.metrics)
+        for metric in metrics
+        if len(runs) > 1
+    }
+    rows = []
+    for name, evaluation in zip(names, evaluations, strict=True):
+        cells = [_interval(evaluation.metrics.get(metric), best.get(metric)) for metric in metrics]
+        rows.append((Cell(name), *cells))
+    first = evaluations[0].record
+    caption = f"{part.capitalize()} part of {_data_name(runs[0])}, {first.get('n_rows', 0):,} rows"
+    bold = "Bold: highest mean of the column." if best else ""
+    note = " ".join(text for text in (_interval_note(first), _seen_note(first), bold) if text)
+    return Table(caption, ("Run", *map(title, metrics)), tuple(rows), note)
+
+
+def _interval_note(record: Mapping[str, Any]) -> str:
+    interval = record.get("interval") or {}
+    kind = f"{100 * interval.get('level', 0.95):.0f} % {interval.get('method', '')} interval".replace("  ", " ")
+    return f"Ranges: {kind} over {interval.get('unit', 'row')}s of the evaluation; the spread over seeds is not in it."
+
+
+def _seen_note(record: Mapping[str, Any]) -> str:
+    ranked = {"candidates": "The target is ranked among its candidates."}.get(str(record.get("catalogue")), "")
+    seen = {"keep": "Items of the history may be recommended.", "mask": "Items of the history are masked."}
+    return f"{seen.get(str(record.get('seen')), '')} {ranked}".strip()
+
+
+def _seeds_table(groups: list[list[Run]], part: str) -> Table:
+    measured = [run.evaluations[part].metrics for group in groups for run in group]
+    metrics = [metric for metric in _union(measured) if all(metric in each for each in measured)]
+    rows = []
+    for group in groups:
+        cells = []
+        for metric in metrics:
+            means = [run.evaluations[part].metrics[metric]["mean"] for run in group]
+            cells.append(Cell(f"{statistics.fmean(means):.4f}", f"± {statistics.stdev(means):.4f}"))
+        rows.append((Cell(group[0].name), Cell(str(len(group))), *cells))
+    caption = f"Over seeds, {part} part of {_data_name(groups[0][0])}"
+    note = "Mean ± standard deviation (n - 1) over seeds."
+    return Table(caption, ("Recipe", "Seeds", *map(title, metrics)), tuple(rows), note)
+
+
+def _by_experiment(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Runs by everything in the experiment except the seed."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        rest = {key: value for key, value in run.experiment.items() if key != "seed"}
+        groups[json.dumps(rest, sort_keys=True)].append(run)
+    return groups
+
+
+def _provenance_row(run: Run) -> tuple[str, ...]:
+    hardware = run.environment.get("hardware") or {}
+    machine = [
+        describe_gpu(hardware.get("gpu")),
+        hardware.get("cpu"),
+        f"{hardware['cores']} cores" if "cores" in hardware else None,
+    ]
+    stops = run.events("stop")
+    return (
+        _data_name(run),
+        "unknown" if run.seed is None else str(run.seed),
+        ", ".join(str(fact) for fact in machine if fact) or "unknown",
+        str(run.environment.get("guiderec", "unknown")),
+        str(run.environment.get("commit") or "unknown")[:12],
+        duration(stops[-1].get("seconds") if stops else None),
+    )
+
+
+def _data_name(run: Run) -> str:
+    return str(run.data.get("name", "unnamed data"))
+
+
+def _interval(value: Mapping[str, float] | None, best: float | None) -> Cell:
+    if value is None:
+        return Cell("–")
+    return Cell(f"{value['mean']:.4f}", f"{value['low']:.4f}–{value['high']:.4f}", strong=value["mean"] == best)
+
+
+def _number(value: float | None) -> Cell:
+    return Cell("–" if value is None or not math.isfinite(value) else f"{value:.4f}")
+
+
+def _union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All keys, in the order in which they first appear."""
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{_escape(cell.text)}**" if cell.strong else _escape(cell.text)
+    return f"{text} ({_escape(cell.detail)})" if cell.detail else text
+
+
+def _rich_cell(cell: Cell) -> rich.text.Text:
+    text = rich.text.Text(cell.text, style="bold" if cell.strong else "")
+    return text.append(f"\n{cell.detail}", style="dim") if cell.detail else text
