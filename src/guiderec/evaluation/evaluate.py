@@ -23,9 +23,9 @@ from torch import Tensor
 from guiderec.data.batch import Batch
 from guiderec.data.sequences import Ids, Rows
 from guiderec.errors import CheckpointError, DataError, ScoreError
+from guiderec.evaluation.intervals import bootstrap_interval
 from guiderec.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metrics
 from guiderec.evaluation.ranking import inference, ranks_and_top_k, target_ranks
-from guiderec.evaluation.significance import bootstrap_interval
 from guiderec.models.base import Recommender
 from guiderec.rng import Noise
 
