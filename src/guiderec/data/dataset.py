@@ -77,9 +77,7 @@ class Fingerprint:
         """
         seen = {id(part.sequences): part.sequences for part in parts}
         names = np.array(["", *map(str, raw)], dtype=object)
-        lines = sorted(
-            "\t".join(names[sequences[s]]) for sequences in seen.values() for s in range(len(sequences))
-        )
+        lines = sorted("\t".join(names[sequences[s]]) for sequences in seen.values() for s in range(len(sequences)))
         users = np.unique(np.concatenate([sequences.users for sequences in seen.values()]))
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         return cls(len(users), len(raw), sum(len(sequences.items) for sequences in seen.values()), digest)
@@ -102,6 +100,8 @@ class Dataset:
     """Whether items of the history may be recommended (`keep`) or are masked when ranking."""
     candidates: dict[str, Ids] | None = None
     """Per part (`valid`, `test`): (R, C) candidate items of each row, padded with 0; None is the whole catalogue."""
+    filters: tuple[dict[str, Any], ...] = ()
+    """Plain data of the filters that the log went through before it was split, in order."""
     users: pl.Series | None = None
     """Raw user ids where they are text: `Sequences.users` counts into it. None: the users are the raw integers."""
 

@@ -20,7 +20,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ import numpy as np
 import polars as pl
 
 from guiderec.data.dataset import Dataset, Fingerprint, Vocabulary
+from guiderec.data.interactions import encode
 from guiderec.data.protocols import (
     LeaveOneOut,
     Parts,
@@ -100,9 +101,11 @@ def load(path: str | Path, *, training_rows: TrainingRows | None = None, max_ite
         dataset = protocol.dataset(sequences, vocabulary, name=name, users=users)
     else:
         dataset = _dataset_of_parts(protocol, read, frames, vocabulary, users, name=name, max_items=max_items)
-    if record and max_items is None:
+    if record is None:
+        return dataset
+    if max_items is None:
         _check_fingerprint(folder, record, dataset.fingerprint)
-    return dataset
+    return replace(dataset, filters=tuple(record.get("filters", ())))
 
 
 def save(dataset: Dataset, folder: str | Path) -> None:
@@ -152,6 +155,21 @@ def resplit_users(
     full = full_sequences(dataset)
     name = f"{dataset.name.rsplit('/', 1)[0]}/{protocol.name}-{seed}"
     return protocol.dataset(full, dataset.vocabulary, name=name, users=dataset.users)
+
+
+def with_items(dataset: Dataset, file: str | Path, *, id_column: str = "item") -> Dataset:
+    """The split with what `file` (Parquet) says about its items: `name` or `title`, `category` or `genres`, ...
+
+    The catalogue stays what it is: items of the file that the log never shows are left out. Raises DataError when the
+    file has no such column or lists none of the items.
+    """
+    table = _item_table(Path(file), id_column)
+    raw = pl.DataFrame({"item": list(dataset.vocabulary.raw)})
+    known = table.with_columns(pl.col("item").cast(raw.schema["item"]))
+    if not raw["item"].is_in(known["item"].implode()).any():
+        raise DataError(f"{file}: '{id_column}' lists none of the {len(raw):,} items of {dataset.name}.")
+    joined = raw.join(known, on="item", how="left", maintain_order="left")
+    return replace(dataset, vocabulary=Vocabulary(dataset.vocabulary.raw, joined))
 
 
 def full_sequences(dataset: Dataset) -> Sequences:
@@ -328,19 +346,6 @@ def _text_users(frames: Mapping[str, pl.DataFrame]) -> pl.Series | None:
     return pl.concat(users).unique().sort()
 
 
-def encode(values: pl.Series, known: pl.Series) -> Ids:
-    """Positions 1.. of `values` in `known` (distinct ids); 0 for what is not there."""
-    if values.dtype.is_integer():
-        sorted_ids = known.cast(pl.Int64).to_numpy()
-        order = np.argsort(sorted_ids, kind="stable")
-        wanted = values.cast(pl.Int64).to_numpy()
-        place = order[np.minimum(np.searchsorted(sorted_ids, wanted, sorter=order), len(order) - 1)]
-        return np.where(sorted_ids[place] == wanted, place + 1, 0).astype(np.int64)
-    numbered = pl.DataFrame({"id": known, "code": np.arange(1, len(known) + 1, dtype=np.int64)})
-    joined = pl.DataFrame({"id": values}).join(numbered, on="id", how="left", maintain_order="left")
-    return joined["code"].fill_null(0).to_numpy().astype(np.int64)
-
-
 def _sequences(frame: pl.DataFrame, vocabulary: Vocabulary, users: pl.Series | None, file: Path) -> Sequences:
     flat = frame["items"].explode()
     items = encode(flat, pl.Series(list(vocabulary.raw), dtype=flat.dtype))
@@ -418,6 +423,7 @@ def _write(dataset: Dataset, folder: Path) -> None:
         "format_version": FORMAT_VERSION,
         "name": dataset.name,
         "protocol": dataset.protocol,
+        "filters": list(dataset.filters),
         "fingerprint": vars(dataset.fingerprint),
         "rows": {part: len(dataset.part(part)) for part in PARTS},
     }

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -77,7 +78,8 @@ class Protocol(Part):
         """
         log = interactions.sequences(needed_by=self.name)
         name = name or f"{interactions.name}/{self.name}"
-        return self.dataset(log.sequences, log.vocabulary, name=name, users=log.users)
+        dataset = self.dataset(log.sequences, log.vocabulary, name=name, users=log.users)
+        return replace(dataset, filters=interactions.filters)
 
     def dataset(
         self, sequences: Sequences, vocabulary: Vocabulary, *, name: str, users: pl.Series | None = None

@@ -1,0 +1,501 @@
+"""Logs of interactions: read from files and frames, validated once, and turned into sequences.
+
+The only file that sees logs as people keep them. `Interactions.read` finds the columns, checks every value it will use
+and raises one error that says where, what, how many and the first place. Everything stays a lazy Polars query until
+`sequences`, which streams the log twice and holds, besides its result, one batch of rows.
+
+    user  item  time                sequences (items by time)         vocabulary
+    u9    b     3          ->       u7   b -> 2                       a is 1, b is 2, c is 3
+    u9    a     1                   u9   a c b -> 1 3 2
+    u7    b     1
+    u9    c     2
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from guiderec.data.dataset import Vocabulary
+from guiderec.data.sequences import Ids, Sequences
+from guiderec.errors import DataError, nearest
+
+Role = Literal["user", "item", "time", "rating"]
+TimeUnit = Literal["s", "ms", "us", "ns"]
+
+ALIASES: dict[Role, tuple[str, ...]] = {
+    "user": (
+        *("user", "userid", "uid", "reviewerid", "customerid", "visitorid", "accountid", "memberid", "queryid"),
+        *("sessionid", "session"),
+    ),
+    "item": (
+        *("item", "itemid", "iid", "movieid", "productid", "asin", "parentasin", "articleid", "newsid", "videoid"),
+        *("trackid", "songid", "bookid", "businessid", "gameid", "sku"),
+    ),
+    "time": ("time", "timestamp", "ts", "datetime", "date", "unixreviewtime", "eventtime", "createdat"),
+    "rating": ("rating", "ratings", "score", "stars", "overall", "weight"),
+}
+"""Column names that are understood, the preferred first; case, spaces, `_`, `-` and a RecBole `:type` do not matter."""
+
+SPECIAL_IDS = frozenset({"[pad]", "<pad>", "[padding]", "<padding>", "[mask]", "<mask>", "[unk]", "<unk>"})
+"""Texts that other programs use for padding and the like; compared in lower case."""
+MISSING_IDS = frozenset({"nan", "null", "none", "nat", "<na>"})
+"""Texts that an empty cell turns into on its way through other programs; compared in lower case."""
+
+TICKS: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_LATEST = 32_503_680_000
+"""Seconds from 1970 to the year 3000: later times are a wrong unit."""
+
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+_BATCH = 1 << 20
+"""Events that are placed or sorted at a time: 8 MiB per column."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log as sequences: one per user, in ascending order of the raw user ids."""
+
+    sequences: Sequences
+    vocabulary: Vocabulary
+    users: pl.Series | None
+    """Raw user ids where they are text; `sequences.users` counts into it. None: they are the raw integers."""
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """A validated log, not yet loaded.
+
+    `frame` has the columns `row`, `user` and `item` (each int64 or text) and, where known, `time` (int64 or float64,
+    `ticks` per second since 1970) and `rating` (float64), in the order of the source.
+    """
+
+    frame: pl.LazyFrame
+    source: str
+    """For messages: the file, or what kind of frame it was."""
+    name: str
+    """For records and folders."""
+    columns: tuple[str, ...]
+    order: Literal["time", "row"] = "time"
+    """What orders the events of a user."""
+    ticks: int = 1
+    filters: tuple[dict[str, Any], ...] = ()
+    """Plain data of the filters that were applied, in order."""
+
+    @classmethod
+    def read(
+        cls,
+        source: str | Path | pl.DataFrame | pl.LazyFrame | Any,
+        *,
+        user: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        rating: str | None = None,
+        time_unit: TimeUnit = "s",
+        order: Literal["time", "row"] = "time",
+        name: str | None = None,
+    ) -> Interactions:
+        """The log in a file (.csv, .tsv, .inter, .jsonl, .ndjson, .parquet) or a Polars or pandas frame.
+
+        Parameters
+        ----------
+        user, item, time, rating
+            Names of the columns; without them common names are recognised (`ALIASES`).
+        time_unit
+            Unit of times that are numbers. Dates and ISO texts need none; without a zone they are UTC.
+        order
+            `row`: the rows of a user are in order already, and a time column is not looked at.
+
+        Text that consists of integers throughout, without leading zeros, is read as integers.
+
+        Raises
+        ------
+        DataError
+            For an unreadable or empty source, a missing column, a null or empty id, an id that stands for padding, a
+            time that cannot be read or lies beyond the year 3000.
+        """
+        frame, label, stem = _open(source)
+        place = _Place(label, *_first_line(source))
+        given: dict[Role, str | None] = {"user": user, "item": item, "time": time, "rating": rating}
+        schema = _schema(frame, label)
+        found = _resolve(schema, given, label, skip={"time"} if order == "row" else set())
+        frame = frame.select(*(pl.col(column).alias(role) for role, column in found.items())).with_row_index("row")
+        frame, ticks = _typed(frame, found, place, time_unit)
+        return cls(frame, label, name or stem, tuple(found), order, ticks)
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the log has a time column."""
+        return "time" in self.columns
+
+    def keep(self, condition: pl.Expr, by: Mapping[str, Any]) -> Interactions:
+        """Only the events for which `condition` holds; `by` describes the filter in plain data."""
+        return replace(self, frame=self.frame.filter(condition), filters=(*self.filters, dict(by)))
+
+    def count(self) -> int:
+        """Number of events."""
+        return int(self.frame.select(pl.len()).collect(engine="streaming").item())
+
+    def duplicates(self) -> int:
+        """Number of events that repeat an earlier one: same user and item and, where known, same time."""
+        keys = [column for column in ("user", "item", "time") if column in self.columns]
+        distinct = self.frame.group_by(keys).len().select(pl.len()).collect(engine="streaming").item()
+        return self.count() - int(distinct)
+
+    def batches(self, *columns: str) -> Iterator[pl.DataFrame]:
+        """The log in pieces, in order."""
+        yield from self.frame.select(columns).collect_batches(chunk_size=_BATCH, maintain_order=True)
+
+    def sequences(self, *, needed_by: str | None = None) -> Log:
+        """One sequence per user, by time; events with equal times keep the order of the log.
+
+        The log is streamed twice: once to count the events of every user, once to put each event in its place. Memory
+        is the result (16 bytes per event) and one batch.
+
+        Raises
+        ------
+        DataError
+            When the log has no time (and was not read with `order="row"`), or no events are left.
+        """
+        self._check_order(needed_by)
+        users, counts = self._users()
+        items = self.frame.select(pl.col("item").unique().sort()).collect(engine="streaming")["item"]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        flat, times = self._placed(users, items, offsets)
+        if times is not None:
+            _sort_inside(flat, times, offsets)
+            times = np.floor_divide(times, self.ticks).astype(np.int64)
+        text = users.dtype == pl.String
+        owner = np.arange(len(users), dtype=np.int64) if text else users.to_numpy().astype(np.int64)
+        sequences = Sequences(flat, offsets, owner, times)
+        return Log(sequences, Vocabulary(tuple(items.to_list())), users if text else None)
+
+    def _check_order(self, needed_by: str | None) -> None:
+        if not self.has_time and self.order == "time":
+            who = f"{needed_by} needs" if needed_by else "Sequences need"
+            raise DataError(
+                f"{self.source}: no time column, and {who} the order of events.",
+                hint='name it (time="..."), or read with order="row" if the rows of each user are in order already.',
+            )
+
+    def _users(self) -> tuple[pl.Series, Ids]:
+        """Raw user ids in ascending order, and their numbers of events."""
+        table = self.frame.group_by("user").len().sort("user").collect(engine="streaming")
+        if not len(table):
+            raise DataError(f"{self.source}: no events are left after the filters.", hint="filter less.")
+        return table["user"], table["len"].to_numpy().astype(np.int64)
+
+    def _placed(
+        self, users: pl.Series, items: pl.Series, offsets: Ids
+    ) -> tuple[Ids, NDArray[np.int64] | NDArray[np.float64] | None]:
+        """Items, and times where known, of all events, grouped by user and in the order of the log inside."""
+        flat = np.empty(offsets[-1], dtype=np.int64)
+        times: NDArray[Any] | None = None
+        free = offsets[:-1].copy()  # the next free place of each user
+        for batch in self.batches("user", "item", *(["time"] if self.has_time else [])):
+            owner = encode(batch["user"], users) - 1
+            by_owner = np.argsort(owner, kind="stable")
+            owner = owner[by_owner]
+            who, first, count = np.unique(owner, return_index=True, return_counts=True)
+            place = free[owner] + np.arange(len(owner)) - np.repeat(first, count)
+            free[who] += count
+            flat[place] = encode(batch["item"], items)[by_owner]
+            if self.has_time:
+                moment = batch["time"].to_numpy()
+                times = np.empty(len(flat), dtype=moment.dtype) if times is None else times
+                times[place] = moment[by_owner]
+        return flat, times
+
+
+def encode(values: pl.Series, known: pl.Series) -> Ids:
+    """Positions 1.. of `values` in `known` (ascending, distinct); 0 for what is not there."""
+    if values.dtype.is_integer():
+        ids, wanted = known.cast(pl.Int64).to_numpy(), values.cast(pl.Int64).to_numpy()
+        place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+        return np.where(ids[place] == wanted, place + 1, 0).astype(np.int64)
+    numbered = pl.DataFrame({"id": known, "code": np.arange(1, len(known) + 1, dtype=np.int64)})
+    joined = pl.DataFrame({"id": values}).join(numbered, on="id", how="left", maintain_order="left")
+    return joined["code"].fill_null(0).to_numpy().astype(np.int64)
+
+
+def _sort_inside(items: Ids, times: NDArray[Any], offsets: Ids) -> None:
+    """Sort the events of each user by time, in place and stably, about `_BATCH` events at a time."""
+    start = 0
+    while start < len(offsets) - 1:
+        stop = max(int(np.searchsorted(offsets, offsets[start] + _BATCH, side="right")) - 1, start + 1)
+        part = slice(offsets[start], offsets[stop])
+        owner = np.repeat(np.arange(stop - start), np.diff(offsets[start : stop + 1]))
+        order = np.lexsort((times[part], owner))
+        items[part], times[part] = items[part][order], times[part][order]
+        start = stop
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    """How to name a row in a message."""
+
+    source: str
+    unit: str
+    first: int
+
+    def row(self, row: int) -> str:
+        return f"{self.unit} {row + self.first}"
+
+
+def _first_line(source: Any) -> tuple[str, int]:
+    """Text files are read with an editor, which counts lines from 1; frames are counted from 0."""
+    suffix = _suffix(Path(source)) if isinstance(source, str | Path) else ""
+    if suffix in (".csv", ".tsv", ".inter"):
+        return "line", 2
+    return ("line", 1) if suffix in (".jsonl", ".ndjson") else ("row", 0)
+
+
+def _suffix(path: Path) -> str:
+    """The ending that says the format: `.csv` of `log.csv.gz`."""
+    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+
+
+def _open(source: Any) -> tuple[pl.LazyFrame, str, str]:
+    """A lazy frame, its label for messages, and a short name."""
+    if isinstance(source, pl.LazyFrame):
+        return source, "polars LazyFrame", "log"
+    if isinstance(source, pl.DataFrame):
+        return source.lazy(), "polars DataFrame", "log"
+    if type(source).__module__.split(".")[0] == "pandas":
+        return pl.from_pandas(source).lazy(), "pandas DataFrame", "log"
+    if not isinstance(source, str | Path):
+        raise DataError(f"A log is a file or a Polars or pandas frame, not {type(source).__name__}.")
+    path = Path(source)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.", hint=_files_near(path))
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty.")
+    return _scan(path), str(path), path.name.split(".")[0]
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    """Text files are read as text throughout: what is a number is decided on all rows, not on the first hundred."""
+    match _suffix(path):
+        case ".csv":
+            return pl.scan_csv(path, infer_schema=False)
+        case ".tsv" | ".inter":
+            return pl.scan_csv(path, infer_schema=False, separator="\t", quote_char=None)
+        case ".jsonl" | ".ndjson":
+            return pl.scan_ndjson(path, infer_schema_length=None)
+        case ".parquet":
+            return pl.scan_parquet(path)
+        case other:
+            raise DataError(
+                f"{path}: logs end in .csv, .tsv, .inter, .jsonl, .ndjson or .parquet, not {other or 'nothing'!r}."
+            )
+
+
+def _files_near(path: Path) -> str | None:
+    names = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    return nearest(path.name, names).strip() or None
+
+
+def _schema(frame: pl.LazyFrame, source: str) -> pl.Schema:
+    try:
+        return frame.collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{source}: cannot be read ({str(error).splitlines()[0]}).") from None
+
+
+# --- columns ------------------------------------------------------------------------------------------------------
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", column.split(":")[0].lower())
+
+
+def _resolve(schema: pl.Schema, given: Mapping[Role, str | None], source: str, skip: set[str]) -> dict[str, str]:
+    """Column of each role that the log has."""
+    columns = schema.names()
+    found: dict[str, str] = {}
+    for role, wanted in given.items():
+        if role in skip:
+            continue
+        column = _named(wanted, role, columns, source) if wanted is not None else _by_alias(role, columns, source)
+        if column is not None:
+            found[role] = column
+    for role in ("user", "item"):
+        if role not in found:
+            near = nearest(role, [*map(_plain, columns), *columns])
+            raise DataError(
+                f"{source}: no column for '{role}' (columns: {', '.join(columns)}).{near}",
+                hint=f'name it: {role}="..." (--{role} on the command line).',
+            )
+    return found
+
+
+def _named(wanted: str, role: str, columns: list[str], source: str) -> str:
+    if wanted not in columns:
+        raise DataError(
+            f"{source}: no column '{wanted}' for '{role}' (columns: {', '.join(columns)}).{nearest(wanted, columns)}"
+        )
+    return wanted
+
+
+def _by_alias(role: Role, columns: list[str], source: str) -> str | None:
+    """The column with the most preferred alias."""
+    for alias in ALIASES[role]:
+        matches = [column for column in columns if _plain(column) == alias]
+        if len(matches) > 1:
+            raise DataError(
+                f"{source}: {' and '.join(map(repr, matches))} could both be '{role}'.", hint=f'name it: {role}="...".'
+            )
+        if matches:
+            return matches[0]
+    return None
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def _typed(
+    frame: pl.LazyFrame, found: Mapping[str, str], place: _Place, time_unit: TimeUnit
+) -> tuple[pl.LazyFrame, int]:
+    """Columns in their final types, after every value was checked; and the ticks per second of `time`."""
+    schema = _schema(frame, place.source)
+    facts = _facts(frame, schema, place)
+    if facts["rows"] == 0:
+        raise DataError(f"{place.source}: no rows.")
+    typed = {role: _id_expression(role, schema[role], facts, found[role], place) for role in ("user", "item")}
+    ticks = TICKS[time_unit]
+    if "time" in found:
+        typed["time"], ticks = _time_expression(schema["time"], facts, ticks, found["time"], place)
+    if "rating" in found:
+        typed["rating"] = pl.col("rating").cast(pl.Float64, strict=False)
+    result = frame.select("row", *(expression.alias(role) for role, expression in typed.items()))
+    _check_values(frame, result, found, ticks, place)
+    return result, ticks
+
+
+def _facts(frame: pl.LazyFrame, schema: pl.Schema, place: _Place) -> dict[str, Any]:
+    """What all values of a column have in common, in one pass: number of rows, texts that are all integers."""
+    wanted = [pl.len().alias("rows")]
+    for role in ("user", "item", "time"):
+        kind = schema.get(role)
+        if kind in (pl.String, pl.Categorical, pl.Enum):
+            text = pl.col(role).cast(pl.String).str.strip_chars()
+            held = text.filter(text.str.len_chars() > 0)
+            wanted.append(pl.col(role).cast(pl.String).str.contains(_INTEGER).all().alias(f"{role} integer"))
+            wanted.append(held.cast(pl.Float64, strict=False).is_not_null().all().alias(f"{role} number"))
+        elif kind is not None and kind.is_float():
+            held = pl.col(role).drop_nulls().drop_nans()
+            wanted.append((held == held.round()).all().alias(f"{role} integer"))
+    return _collect(frame.select(wanted), place.source).row(0, named=True)
+
+
+def _collect(query: pl.LazyFrame, source: str) -> pl.DataFrame:
+    try:
+        return query.collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{source}: cannot be read ({str(error).splitlines()[0]}).") from None
+
+
+def _id_expression(role: str, kind: pl.DataType, facts: Mapping[str, Any], column: str, place: _Place) -> pl.Expr:
+    value = pl.col(role)
+    if kind.is_integer():
+        return value.cast(pl.Int64)
+    if kind in (pl.String, pl.Categorical, pl.Enum):
+        return value.cast(pl.Int64) if facts[f"{role} integer"] else value.cast(pl.String)
+    if kind.is_float():  # integers with gaps come out of pandas as floats; the gaps are reported as nulls below
+        if not facts[f"{role} integer"]:
+            raise DataError(f"{place.source}: '{column}' holds numbers with a fraction; ids are text or integers.")
+        return value.fill_nan(None).cast(pl.Int64, strict=False)
+    raise DataError(f"{place.source}: '{column}' holds {kind}; ids are text or integers.")
+
+
+def _time_expression(
+    kind: pl.DataType, facts: Mapping[str, Any], ticks: int, column: str, place: _Place
+) -> tuple[pl.Expr, int]:
+    """`time` as int64 or float64, null where it cannot be read; and its ticks per second."""
+    value = pl.col("time")
+    if kind.is_integer():
+        return value.cast(pl.Int64, strict=False), ticks
+    if kind.is_float():
+        return pl.when(value.is_finite()).then(value.cast(pl.Float64)), ticks
+    if kind == pl.Date or isinstance(kind, pl.Datetime):
+        return value.dt.epoch("us"), TICKS["us"]
+    if kind != pl.String:
+        raise DataError(f"{place.source}: '{column}' holds {kind}; times are numbers, dates or ISO texts.")
+    text = value.str.strip_chars()
+    if facts["time integer"]:
+        return text.cast(pl.Int64, strict=False), ticks
+    if facts["time number"]:
+        number = text.cast(pl.Float64, strict=False)
+        return pl.when(number.is_finite()).then(number), ticks
+    return _iso(text).dt.epoch("us"), TICKS["us"]
+
+
+def _iso(text: pl.Expr) -> pl.Expr:
+    """Dates and times in ISO 8601, in UTC; null for anything else."""
+    text = text.str.replace("T", " ").str.replace(r"\s*[zZ]$", "+00:00")
+    zoned = text.str.replace(r"([+-]\d\d):?(\d\d)$", "$1$2")
+    forms = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
+    with_zone = [
+        zoned.str.to_datetime(f"{form}%z", time_unit="us", strict=False).dt.replace_time_zone(None) for form in forms
+    ]
+    naive = [text.str.to_datetime(form, time_unit="us", strict=False) for form in forms]
+    day = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+    return pl.coalesce(*with_zone, *naive, day)
+
+
+def _check_values(raw: pl.LazyFrame, typed: pl.LazyFrame, found: Mapping[str, str], ticks: int, place: _Place) -> None:
+    """All values in one pass; the first fault found is the error."""
+    schema = typed.collect_schema()
+    faults: dict[tuple[str, str], pl.Expr] = {}
+    for role in ("user", "item"):
+        value = pl.col(role)
+        faults[role, "is null or empty"] = value.is_null()
+        if schema[role] == pl.String:
+            lower = value.str.strip_chars().str.to_lowercase()
+            faults[role, "is null or empty"] |= lower == ""
+            faults[role, "stands for a missing value"] = lower.is_in(list(MISSING_IDS))
+            faults[role, "stands for padding"] = lower.is_in(list(SPECIAL_IDS))
+    if "time" in found:
+        faults["time", "is empty or cannot be read as a time"] = pl.col("time").is_null()
+        faults["time", "lies beyond the year 3000"] = pl.col("time") > _LATEST * ticks
+    if "rating" in found:
+        faults["rating", "is not a number"] = ~pl.col("rating").is_finite().fill_null(False)
+    counts = [bad.fill_null(True).sum().alias(f"{role}\n{fault}") for (role, fault), bad in faults.items()]
+    firsts = [pl.col("row").filter(bad.fill_null(True)).min().alias(f"{r}\n{f}\nrow") for (r, f), bad in faults.items()]
+    result = _collect(typed.select(pl.len().alias("rows"), *counts, *firsts), place.source).row(0, named=True)
+    for role, fault in faults:
+        if result[f"{role}\n{fault}"]:
+            raise _fault(raw, found, place, role, fault, result)
+
+
+_HINTS = {
+    "is null or empty": "remove these events, or name another column.",
+    "stands for a missing value": "remove these events, or rename the id if it is real.",
+    "stands for padding": "padding is not stored in a log: remove these events, or rename the id if it is real.",
+    "is empty or cannot be read as a time": "times are numbers, dates or ISO texts (2014-07-01T12:00:00Z).",
+    "lies beyond the year 3000": 'the unit is not seconds: time_unit="ms", "us" or "ns" (--time-unit).',
+    "is not a number": "remove these events, or leave the rating column out.",
+}
+
+
+def _fault(
+    raw: pl.LazyFrame, found: Mapping[str, str], place: _Place, role: str, fault: str, result: Mapping[str, Any]
+) -> DataError:
+    """The error for one kind of fault, with the first value as the source has it."""
+    row = result[f"{role}\n{fault}\nrow"]
+    first = _collect(raw.filter(pl.col("row") == row).head(1), place.source).row(0, named=True)
+    whose = "" if role == "user" else f", user {first['user']!r}"
+    return DataError(
+        f"{place.source}: '{found[role]}' {fault} in {result[f'{role}{chr(10)}{fault}']:,} of {result['rows']:,} rows"
+        f" (first: {place.row(row)}{whose}, value {first[role]!r}).",
+        hint=_HINTS[fault],
+    )
