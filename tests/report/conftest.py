@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ def write_run(
         (path / f"{name}.json").write_text(json.dumps(record))
 
     events: list[dict[str, Any]] = [{"event": "start", "epoch": 0, "step": 0, "seconds": 0.0}]
-    curve = [float(v) for v in (0.002 + skill * (1 - np.exp(-e / 4)) - 0.0004 * max(0, e - 9) for e in range(1, epochs + 1))]
+    curve = [
+        float(v) for v in (0.002 + skill * (1 - np.exp(-e / 4)) - 0.0004 * max(0, e - 9) for e in range(1, epochs + 1))
+    ]
     for epoch in range(1, epochs + 1):
         loss = 0.4 + 3 * np.exp(-epoch / 5)
         for half in (1, 2):
@@ -100,7 +102,9 @@ def write_run(
             "seconds": 1.5,
         }
         (path / "evaluation" / f"{part}.json").write_text(json.dumps(record))
-        rows = pl.DataFrame({"user": np.arange(n_rows), "rank": ranks, "history_length": random.integers(1, 20, n_rows)})
+        rows = pl.DataFrame(
+            {"user": np.arange(n_rows), "rank": ranks, "history_length": random.integers(1, 20, n_rows)}
+        )
         rows.write_parquet(path / "evaluation" / f"{part}.parquet")
     return path
 
@@ -111,3 +115,13 @@ def make_run(tmp_path: Path) -> MakeRun:
         return write_run(tmp_path / name, **options)
 
     return make
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_figures() -> Iterator[None]:
+    """Coarse pixels: the same drawing in less time."""
+    from guiderec.report import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 70)
+        yield

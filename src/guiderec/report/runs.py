@@ -160,7 +160,7 @@ def _evaluation(file: Path) -> dict[str, Any]:
 
 
 def _read_log(file: Path) -> tuple[Event, ...]:
-    """All events. A last line without its newline was cut off while it was written and is left out; other damage is not.
+    """All events. A last line without its newline was cut off while it was written and is left out, no other damage.
 
     A resumed training cuts the log back to its checkpoint, so no step is in it twice.
     """

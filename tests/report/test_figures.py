@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from itertools import pairwise
+
+import matplotlib as mpl
+import matplotlib.image
+import numpy as np
+import pytest
+
+from guiderec.report import figures
+from guiderec.report.figures import DARK, LIGHT
+from guiderec.report.runs import read
+
+from .conftest import MakeRun
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return matplotlib.image.imread(io.BytesIO(png), format="png")[..., :3]
+
+
+def colour(text: str) -> np.ndarray:
+    return np.array([int(text[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+
+def share_of(png: bytes, text: str) -> float:
+    return float((np.abs(pixels(png) - colour(text)).max(axis=-1) < 0.01).mean())
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2.1 contrast ratio."""
+
+    def luminance(text: str) -> float:
+        c = colour(text)
+        linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_text_and_series_can_be_read_on_their_paper(theme: figures.Theme) -> None:
+    assert contrast(theme.ink, theme.paper) >= 7  # WCAG AAA text
+    assert contrast(theme.muted, theme.paper) >= 4.5  # WCAG AA text
+    assert min(contrast(each, theme.paper) for each in theme.series) >= 3  # WCAG graphics
+
+
+def test_loss_of_an_epoch_weighs_events_by_the_steps_they_cover() -> None:
+    events = [
+        {"epoch": 1, "step": 30, "loss": 1.0},
+        {"epoch": 1, "step": 40, "loss": 5.0},
+        {"epoch": 2, "step": 50, "loss": 3.0},
+    ]
+    x, y = figures.loss_by(events, "loss", "epoch")
+    assert x.tolist() == [1, 2]
+    assert y.tolist() == pytest.approx([(30 * 1 + 10 * 5) / 40, 3.0])
+    x, y = figures.loss_by(events, "loss", "step")
+    assert x.tolist() == [30, 40, 50]
+    assert y.tolist() == pytest.approx([1, 5, 3])
+
+
+def test_curves_name_the_best_validation(make_run: MakeRun) -> None:
+    run = read(make_run(epochs=12))
+    best = max(run.events("validation"), key=lambda event: event["metrics"]["recall@5"])
+    picture = figures.training_curves(run, "mine")
+    assert picture is not None
+    assert picture.name == "curves-mine"
+    assert f"best at epoch {best['epoch']}: {best['metrics']['recall@5']:.4f}" in picture.alt
+    for series in LIGHT.series[:3]:  # loss, its two parts; the validation shares the third colour
+        assert share_of(picture.light, series) > 0
+
+
+def test_a_model_fitted_in_one_pass_has_no_curves(make_run: MakeRun) -> None:
+    assert figures.training_curves(read(make_run(model="popularity", epochs=0)), "pop") is None
+
+
+def test_short_training_is_drawn_by_step(make_run: MakeRun) -> None:
+    picture = figures.training_curves(read(make_run(epochs=2)), "short")
+    assert picture is not None
+    assert "by step 40" in picture.alt
+
+
+def test_bars_state_every_value_and_the_theme_fills_the_paper(make_run: MakeRun) -> None:
+    runs = [read(make_run("a", model="sasrec", skill=0.02)), read(make_run("b", skill=0.06))]
+    (picture,) = figures.metric_bars(runs)
+    for run in runs:
+        for metric in ("recall@5", "ndcg@5", "recall@10", "ndcg@10"):
+            assert f"{run.evaluations['test'].metrics[metric]['mean']:.4f}" in picture.alt
+    assert share_of(picture.light, LIGHT.paper) > 0.5
+    assert share_of(picture.dark, DARK.paper) > 0.5
+    assert share_of(picture.light, LIGHT.series[0]) > 0.005
+    assert share_of(picture.light, LIGHT.series[1]) > 0.005
+
+
+def test_longer_bars_for_higher_values(make_run: MakeRun) -> None:
+    """The area of a series colour grows with its value: the drawing follows the numbers, not only the alt text."""
+    runs = [read(make_run("a", model="sasrec", skill=0.01)), read(make_run("b", skill=0.08))]
+    (picture,) = figures.metric_bars(runs)
+    values = [run.evaluations["test"].metrics["recall@5"]["mean"] for run in runs]
+    areas = [share_of(picture.light, LIGHT.series[i]) for i in range(2)]
+    assert values[1] > 2 * values[0]
+    assert areas[1] > 2 * areas[0]
+
+
+def test_rank_bins_cover_every_rank_once() -> None:
+    edges = figures.rank_edges(1200)
+    assert edges == [1, 2, 6, 11, 21, 51, 101, 201, 501, 1001]
+    bins = [*edges, 1201]
+    assert sum(high - low for low, high in pairwise(bins)) == 1200
+    assert figures.rank_edges(1) == [1]
+
+
+def test_rank_histogram_counts_what_the_rows_say(make_run: MakeRun) -> None:
+    run = read(make_run(skill=0.05))
+    ranks = run.evaluations["test"].ranks
+    picture = figures.rank_histogram(run, "mine")
+    assert picture is not None
+    assert f"{100 * sum(r <= 10 for r in ranks) / len(ranks):.1f} % in the first 10" in picture.caption
+    assert f"median rank {np.median(ranks):,.0f} of 1,200" in picture.caption
+
+
+def test_headline_metrics_are_recall_and_ndcg_at_the_two_smallest_cutoffs() -> None:
+    recorded = ["mrr@10", "ndcg@20", "recall@20", "recall@5", "ndcg@5", "recall@10", "ndcg@10"]
+    assert figures.headline(recorded, set(recorded)) == ["recall@5", "ndcg@5", "recall@10", "ndcg@10"]
+    assert figures.headline(["mrr@10"], {"mrr@10"}) == ["mrr@10"]
+
+
+def test_drawing_changes_no_global_setting(make_run: MakeRun) -> None:
+    before = dict(mpl.rcParams)
+    figures.metric_bars([read(make_run())])
+    assert dict(mpl.rcParams) == before
+
+
+def test_report_imports_neither_torch_nor_pyplot() -> None:
+    code = (
+        "import sys, guiderec.report.page, guiderec.report.figures; "
+        "print([name for name in ('torch', 'matplotlib.pyplot') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_slug() -> None:
+    assert figures.slug("steerrec:demo (seed 0)") == "steerrec-demo-seed-0"
+    assert figures.slug("???") == "run"

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from guiderec.errors import DataError
+from guiderec.report import tables
+from guiderec.report.runs import read
+
+from .conftest import FINGERPRINT, PROTOCOL, MakeRun
+
+
+def metrics_on_disk(run: Path) -> dict[str, dict[str, float]]:
+    return json.loads((run / "evaluation" / "test.json").read_text())["metrics"]
+
+
+def test_every_number_of_the_markdown_is_the_number_on_disk(make_run: MakeRun) -> None:
+    paths = [make_run("a", model="sasrec", skill=0.02), make_run("b", skill=0.06)]
+    (table,) = tables.results([read(path) for path in paths])
+    head, _, *body = [line for line in table.markdown().splitlines() if line.startswith("|")]
+    names = [name.strip().lower() for name in head.strip("|").split("|")][1:]
+    for path, line in zip(paths, body, strict=True):
+        for name, cell in zip(names, line.strip("|").split("|")[1:], strict=True):
+            value = metrics_on_disk(path)[name]
+            found = re.fullmatch(r"\**(\d\.\d{4})\** \((\d\.\d{4})–(\d\.\d{4})\)", cell.strip())
+            assert found is not None, cell
+            assert list(found.groups()) == [f"{value[key]:.4f}" for key in ("mean", "low", "high")]
+
+
+def test_the_terminal_shows_the_same_numbers_uncut_in_80_columns(make_run: MakeRun) -> None:
+    path = make_run()
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    (table,) = tables.results([read(path)])
+    console.print(table.rich())
+    console.file.close()
+    text = console.export_text()
+    for value in metrics_on_disk(path).values():
+        assert f"{value['mean']:.4f}" in text
+        assert f"{value['low']:.4f}–{value['high']:.4f}" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_bold_is_the_highest_mean_and_only_where_there_is_a_rival(make_run: MakeRun) -> None:
+    weak, strong = make_run("weak", model="sasrec", skill=0.01), make_run("strong", skill=0.08)
+    (table,) = tables.results([read(weak), read(strong)])
+    assert metrics_on_disk(strong)["recall@5"]["mean"] > metrics_on_disk(weak)["recall@5"]["mean"]
+    assert [[cell.strong for cell in row[1:]] for row in table.rows] == [[False] * 4, [True] * 4]
+    (alone,) = tables.results([read(strong)])
+    assert not any(cell.strong for cell in alone.rows[0])
+    assert "Bold" in table.note
+    assert "Bold" not in alone.note
+
+
+def test_runs_on_other_data_or_policy_never_share_a_table(make_run: MakeRun) -> None:
+    same = read(make_run("a"))
+    other_data = {"name": "other", "protocol": PROTOCOL, "fingerprint": {**FINGERPRINT, "sha256": "00" * 32}}
+    other = read(make_run("b", model="sasrec", data=other_data))
+    masked = make_run("c", model="dreamrec")
+    record = json.loads((masked / "evaluation/test.json").read_text())
+    (masked / "evaluation/test.json").write_text(json.dumps({**record, "seen": "mask"}))
+
+    found = tables.results([same, other, read(masked)])
+    assert [[str(row[0]) for row in table.rows] for table in found] == [
+        ["steerrec:demo"],
+        ["sasrec:demo"],
+        ["dreamrec:demo"],
+    ]
+    assert "Items of the history may be recommended." in found[0].note
+    assert "Items of the history are masked." in found[2].note
+
+
+def test_spread_over_seeds_is_the_sample_standard_deviation(make_run: MakeRun) -> None:
+    paths = [make_run(f"seed{seed}", seed=seed) for seed in range(3)]
+    (table,) = tables.over_seeds([read(path) for path in [*paths, make_run("alone", model="sasrec")]])
+    ((name, count, first, *_),) = table.rows
+    means = [metrics_on_disk(path)["recall@5"]["mean"] for path in paths]
+    assert (name.text, count.text) == ("steerrec:demo", "3")
+    assert first.text == f"{sum(means) / 3:.4f}"
+    assert first.detail == f"± {statistics.stdev(means):.4f}"
+    assert tables.over_seeds([read(paths[0])]) == []
+
+
+def test_beyond_accuracy_and_a_metric_that_one_run_lacks(make_run: MakeRun) -> None:
+    full, short = make_run("a"), make_run("b", model="sasrec")
+    record = json.loads((short / "evaluation/test.json").read_text())
+    del record["metrics"]["ndcg@10"], record["beyond"]
+    (short / "evaluation/test.json").write_text(json.dumps(record))
+    (results,) = tables.results([read(full), read(short)])
+    assert [cell.text for cell in results.rows[1]][-1] == "–"
+    (beyond,) = tables.beyond([read(full), read(short)])
+    assert [cell.text for cell in beyond.rows[0]] == ["steerrec:demo", "0.3100", "9.2500", "0.0040"]
+    assert [cell.text for cell in beyond.rows[1]] == ["sasrec:demo", "–", "–", "–"]
+
+
+def test_without_an_evaluation_the_error_says_what_to_run(make_run: MakeRun) -> None:
+    run = read(make_run(parts=("valid",)))
+    with pytest.raises(DataError, match=r"No evaluation of the test part in .* Hint: run `guiderec evaluate` first"):
+        tables.results([run], "test")
+    assert tables.results([run], "valid")[0].caption.startswith("Valid part of planted/user-split, 400 rows")
+
+
+def test_a_pipe_in_a_name_does_not_break_the_markdown_table(make_run: MakeRun) -> None:
+    (table,) = tables.results([read(make_run(model="odd|name"))])
+    row = table.markdown().splitlines()[4]
+    assert row.startswith("| odd\\|name:demo | ")
+    assert len(re.findall(r"(?<!\\)\|", row)) == 6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "unknown"), (0.25, "0.2 s"), (59.9, "59.9 s"), (75.2, "1 min 15 s"), (3599.7, "1 h 00 min")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert tables.duration(seconds) == text
+
+
+def test_equal_gpus_are_counted() -> None:
+    assert tables.describe_gpu(["NVIDIA H200", "NVIDIA H200"]) == "2 x NVIDIA H200"
+    assert tables.describe_gpu(None) is None
+
+
+def test_metric_titles_and_protocols() -> None:
+    assert [tables.title(name) for name in ("recall@5", "ndcg@10", "mrr", "coverage@10")] == [
+        "Recall@5",
+        "NDCG@10",
+        "MRR",
+        "Coverage@10",
+    ]
+    assert tables.describe_protocol({"name": "leave_one_out", "seen": "mask", "min": 5}) == (
+        "leave_one_out (seen=mask, min=5)"
+    )
