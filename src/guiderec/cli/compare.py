@@ -1,0 +1,78 @@
+"""`guiderec compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from guiderec.cli.console import Json, answer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from guiderec.evaluation.significance import Comparison
+
+
+def compare(
+    sides: Annotated[
+        list[str],
+        typer.Argument(
+            help="The baseline, then what is compared with it. A side is a run, or the runs of several seeds joined "
+            "by commas.",
+            metavar="RUN[,RUN...] RUN[,RUN...]...",
+        ),
+    ],
+    part: Annotated[Literal["test", "valid"], typer.Option("--part", help="Part of the split.")] = "test",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="Compare only this metric; may be repeated. [default: all]", metavar="METRIC"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare evaluated runs row by row with the first: differences, 95 % intervals and corrected p values.
+
+    Example: guiderec compare runs/base-0,runs/base-1 runs/new-0,runs/new-1 --metric ndcg@10
+    """
+    from guiderec.evaluation.significance import compare as compare_runs
+
+    groups = [[Path(run.strip()) for run in side.split(",") if run.strip()] for side in sides]
+    comparison = compare_runs(groups[0], *groups[1:], part=part, metrics=metric or None)
+    answer(comparison.to_plain(), as_json, lambda console: _show(console, comparison))
+
+
+def _show(console: Console, comparison: Comparison) -> None:
+    for a, b in dict.fromkeys((test.a, test.b) for test in comparison.tests):
+        console.print(f"a  {a}\nb  {b}", markup=False, soft_wrap=True)
+        console.print(_table([test for test in comparison.tests if test.b == b]))
+    several = len(comparison.tests) > 1
+    corrected = f", corrected by Holm over all {len(comparison.tests)} tests" if several else ""
+    console.print(
+        f"Paired over {comparison.n_rows:,} rows of the {comparison.part} part; the unit is the {comparison.unit}. "
+        f"p: sign-flip randomisation test{corrected}. Above 0, b is better.",
+        style="dim",
+        markup=False,
+    )
+
+
+def _table(tests: list[Any]) -> Any:
+    import rich.box
+    from rich.table import Table
+
+    from guiderec.report.tables import title
+
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Metric")
+    for name in ("a", "b", "b - a", "95 % interval", "p"):
+        table.add_column(name, justify="right")
+    for test in tests:
+        table.add_row(
+            title(test.metric),
+            f"{test.mean_a:.4f}",
+            f"{test.mean_b:.4f}",
+            f"{test.difference:+.4f}",
+            f"{test.low:+.4f} to {test.high:+.4f}",
+            f"{test.p_holm:.4f}" if test.p_holm >= 0.0001 else "< 0.0001",
+        )
+    return table

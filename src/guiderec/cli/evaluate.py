@@ -1,0 +1,39 @@
+"""`guiderec evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from guiderec.cli.console import Json, answer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Directory of a run.", metavar="RUN")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the split that it was trained on.", metavar="DIR")],
+    part: Annotated[Literal["test", "valid"], typer.Option("--part", help="Part of the split.")] = "test",
+    seen: Annotated[
+        Literal["keep", "mask"] | None,
+        typer.Option("--seen", help="Whether items of the history compete. [default: as the protocol says]"),
+    ] = None,
+    noise_seed: Annotated[int, typer.Option("--noise-seed", min=0, help="Seed of the sampling noise.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure the best model of a run on every row of a part, and record it in RUN/evaluation."""
+    from guiderec import api
+    from guiderec.recipes.run import evaluate as run_evaluation
+
+    record = run_evaluation(run, api.load(data), part, seen=seen, noise_seed=noise_seed)
+
+    def show(console: Console) -> None:
+        from guiderec.report import runs, tables
+
+        for table in tables.results([runs.read(run)], part):
+            console.print(table.rich())
+
+    answer({"run": run, **record}, as_json, show)

@@ -1,0 +1,76 @@
+"""`guiderec`: the commands, and how their errors end.
+
+Exit status: 0 done, 2 a problem with the input (one line on stderr), 130 interrupted. A traceback is a fault of ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from guiderec.cli.compare import compare
+from guiderec.cli.console import fail
+from guiderec.cli.data import app as data
+from guiderec.cli.demo import demo
+from guiderec.cli.doctor import doctor
+from guiderec.cli.evaluate import evaluate
+from guiderec.cli.recipes import recipes
+from guiderec.cli.recommend import recommend
+from guiderec.cli.report import report
+from guiderec.cli.train import train
+from guiderec.errors import GuideRecError
+
+app = typer.Typer(
+    name="guiderec",
+    help="Guided-diffusion sequential recommendation: train, evaluate honestly, and steer at request time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+for command in (train, evaluate, recommend, compare, report, recipes, demo, doctor):
+    app.command()(command)
+app.add_typer(data, name="data")
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+"""What unknown options and missing arguments raise: ClickException, which typer itself does not export."""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"guiderec {version('guiderec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Guided-diffusion sequential recommendation: train, evaluate honestly, and steer at request time."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = "--json" in arguments
+    try:
+        status = app(arguments, prog_name="guiderec", standalone_mode=False)
+    except GuideRecError as error:
+        fail(str(error), kind=type(error).__name__, as_json=as_json)
+        return 2
+    except _UsageError as error:
+        fail(error.format_message(), kind="UsageError", as_json=as_json)  # type: ignore[attr-defined]
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted.", kind="Interrupted", as_json=as_json)
+        return 130
+    except BrokenPipeError:  # the reader, for example `head`, has gone
+        sys.stderr.close()
+        return 141
+    return status if isinstance(status, int) else 0

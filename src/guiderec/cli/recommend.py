@@ -1,0 +1,143 @@
+"""`guiderec recommend`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from guiderec.cli.console import Json, answer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from guiderec.api import Model
+
+Item = dict[str, Any]
+"""`item_id`, `name`, and in a list also `rank` and `score`."""
+
+_IDS = "Item ids, comma-separated; may be repeated."
+
+
+def recommend(
+    run: Annotated[Path, typer.Argument(help="Directory of a run or of a saved model.", metavar="RUN")],
+    history: Annotated[
+        list[str] | None, typer.Option("--history", help=f"Items of the person, oldest first. {_IDS}", metavar="IDS")
+    ] = None,
+    like: Annotated[
+        list[str] | None, typer.Option("--like", help=f"Items to pull towards. {_IDS}", metavar="IDS")
+    ] = None,
+    dislike: Annotated[
+        list[str] | None, typer.Option("--dislike", help=f"Items to push away from. {_IDS}", metavar="IDS")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option("--guidance-scale", help="Strength of guidance; 0 is off. [default: the model's own]"),
+    ] = None,
+    exclude_seen: Annotated[
+        bool, typer.Option("--exclude-seen", help="Leave the items of the history out of the list.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Recommend items for one history, and say how dislikes were honoured.
+
+    Example: guiderec recommend runs/mine --history B001,B002 --dislike B003 -k 10
+    """
+    from guiderec.api import Model
+
+    model = Model.from_pretrained(run)
+    items, likes, dislikes = split_ids(history), split_ids(like), split_ids(dislike)
+    options = {"likes": [likes] if likes else None, "guidance_scale": guidance_scale, "exclude_seen": exclude_seen}
+    recommendations = ranked(model, items, k=k, dislikes=dislikes, **options)
+    effect = None
+    if dislikes:
+        reach = min(k + len(dislikes), len(model.vocabulary))
+        effect = dislike_effect(recommendations, ranked(model, items, k=reach, **options), named(model, dislikes))
+    given = {"history": named(model, items), "likes": named(model, likes), "dislikes": named(model, dislikes)}
+    result = {
+        "model": model.name,
+        "steers": model.steers,
+        "dislikes_honoured": effect.honoured if effect else None,
+        "new_by_steering": effect.new if effect else None,
+        "guidance_scale": guidance_scale,
+        **given,
+        "recommendations": recommendations,
+    }
+
+    def show(console: Console) -> None:
+        for what, listed in given.items():
+            if listed:
+                names = ", ".join(item["name"] for item in listed)
+                console.print(f"{what.capitalize()}: {names}", markup=False)
+        console.print(list_table(recommendations))
+        if effect:
+            console.print(effect.explain(model.name, len(recommendations)), markup=False)
+
+    answer(result, as_json, show)
+
+
+def split_ids(texts: list[str] | None) -> list[str]:
+    """`["a,b", "c"]` -> `["a", "b", "c"]`."""
+    return [part.strip() for text in texts or [] for part in text.split(",") if part.strip()]
+
+
+def ranked(model: Model, items: list[str], *, k: int, dislikes: Sequence[str] = (), **options: Any) -> list[Item]:
+    """The k best items for one history: rank, item_id, name, score."""
+    frame = model.recommend([items], k=k, dislikes=[list(dislikes)] if dislikes else None, **options)
+    return frame.select("rank", "item_id", "name", "score").to_dicts()
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What dislikes did to a list, seen by comparing it with the list without them."""
+
+    honoured: Literal["steered", "filtered"]
+    """`filtered`: the same scores as without the dislikes, only the disliked items are gone."""
+    new: int
+    """Number of items that filtering alone would not have brought into the list."""
+
+    def explain(self, model: str, length: int) -> str:
+        """One sentence or two for a person."""
+        if self.honoured == "filtered":
+            return f"The dislikes were only filtered from the list: they did not change the scores of {model}."
+        return (
+            f"The dislikes steered {model}: {self.new} of {length} items differ from what filtering alone would give. "
+            "The disliked items themselves are never in the list."
+        )
+
+
+def dislike_effect(steered: list[Item], plain: list[Item], dislikes: list[Item]) -> Effect:
+    """What the dislikes did: `steered` is the list with them, `plain` the longer list without them.
+
+    Measured and not asked of the model, so the answer is true for any model, guidance and strength.
+    """
+    gone = {item["item_id"] for item in dislikes}
+    filtered = [item for item in plain if item["item_id"] not in gone][: len(steered)]
+    same = [(item["item_id"], item["score"]) for item in steered] == [(i["item_id"], i["score"]) for i in filtered]
+    new = len({item["item_id"] for item in steered} - {item["item_id"] for item in filtered})
+    return Effect("filtered" if same else "steered", new)
+
+
+def named(model: Model, items: list[str]) -> list[Item]:
+    """Ids as the catalogue writes them, with what to call them."""
+    known = model.vocabulary.encode(items)
+    pairs = zip(model.vocabulary.decode(known), model.vocabulary.names(known), strict=True)
+    return [{"item_id": raw, "name": name} for raw, name in pairs]
+
+
+def list_table(recommendations: list[Item]) -> Any:
+    """Recommendations as a table for the terminal."""
+    import rich.box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for name, side in (("", "right"), ("Name", "left"), ("Item", "left"), ("Score", "right")):
+        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for row in recommendations:
+        table.add_row(str(row["rank"]), Text(str(row["name"])), Text(str(row["item_id"])), f"{row['score']:.4f}")
+    return table
