@@ -61,7 +61,7 @@ class Evaluation:
 
     def means(self) -> dict[str, float]:
         """The mean of every metric over rows."""
-        return {metric.name: float(self.rows[metric.name].mean()) for metric in self.metrics}  # type: ignore[arg-type]
+        return {metric.name: float(self.rows[metric.name].to_numpy().mean()) for metric in self.metrics}
 
     def summary(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
         """Plain data for `evaluation/{part}.json`: means with 95% percentile bootstrap intervals, and groups of rows.
@@ -77,15 +77,14 @@ class Evaluation:
         low, high = bootstrap_interval(
             values, clusters=users if by_user else None, level=LEVEL, resamples=resamples, seed=seed
         )
-        means = values.mean(axis=0)
         return {
             "n_rows": len(self.rows),
             "seen": self.seen,
             "catalogue": self.catalogue,
             "cutoffs": sorted({metric.k for metric in self.metrics}),
             "metrics": {
-                name: {"mean": float(means[i]), "low": float(low[i]), "high": float(high[i])}
-                for i, name in enumerate(names)
+                name: {"mean": mean, "low": float(low[i]), "high": float(high[i])}
+                for i, (name, mean) in enumerate(self.means().items())
             },
             "interval": {
                 "level": LEVEL,
