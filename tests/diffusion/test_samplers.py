@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 from guiderec.diffusion.denoisers import MLPDenoiser
-from guiderec.diffusion.samplers import ddim, ddpm
+from guiderec.diffusion.samplers import ddim, ddpm, ddpm_steps, walk
 from guiderec.diffusion.schedule import Align, Cosine, Linear, Schedule
 from guiderec.errors import ConfigError
 from guiderec.rng import Noise
@@ -174,3 +174,5 @@ def test_impossible_eta():
         ddim(net, x, schedule, 5, eta=0.5)
     with pytest.raises(ConfigError, match=r"eta = 1.5 is not in \[0, 1\]"):
         ddim(net, x, schedule, 5, eta=1.5, noise=lambda t: x)
+    with pytest.raises(ConfigError, match="leaves t = 9 adds noise, and none was given"):
+        walk(net, x, ddpm_steps(schedule))

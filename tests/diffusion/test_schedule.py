@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import math
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from guiderec.config import Part
+from guiderec.diffusion import schedule as module
 from guiderec.diffusion.schedule import (
     Align,
     Cosine,
@@ -30,7 +32,8 @@ PARTS = [Linear, Exponential, Cosine, SquareRoot, TruncatedLinear, Align]
 @pytest.mark.parametrize("steps", [1, 2, 10, 32, 1000])
 def test_every_schedule_destroys_monotonically_in_float64(part, steps):
     schedule = part(steps=steps)()
-    assert schedule.T == schedule.steps == steps
+    assert len(schedule.betas) == schedule.T
+    assert steps == schedule.T
     assert schedule.betas.dtype == schedule.alpha_bar.dtype == torch.float64
     bars = [1.0, *schedule.alpha_bar.tolist()]
     assert all(later < earlier for earlier, later in pairwise(bars))
@@ -117,6 +120,10 @@ def test_steps_outside_of_the_table_are_errors(t):
         schedule.a(t)
     with pytest.raises((IndexError, RuntimeError)):
         schedule.a(torch.tensor([0, t]))
+
+
+def test_the_example_of_the_docstring():
+    assert doctest.testmod(module).failed == 0
 
 
 def test_grid_of_even_division():

@@ -79,11 +79,13 @@ def _ddim_step(schedule: Schedule, t: int, s: int, eta: float) -> Step:
     return Step(t, keep=keep, move=a_s - a_t * keep, spread=spread)
 
 
-def walk(denoise: Denoiser, x: Tensor, steps: Iterable[Step], noise: StepNoise | None) -> Tensor:
+def walk(denoise: Denoiser, x: Tensor, steps: Iterable[Step], noise: StepNoise | None = None) -> Tensor:
     """x_T (B, D) -> x_0 (B, D) through any list of steps; `noise` is asked only where a step adds some."""
     for t, keep, move, spread in steps:
         x0 = denoise(x, torch.full((len(x),), t, dtype=torch.int64, device=x.device))
         x = keep * x + move * x0
-        if noise is not None and spread > 0:
+        if spread > 0:
+            if noise is None:
+                raise ConfigError(f"The step that leaves t = {t} adds noise, and none was given.", hint="give noise")
             x = x + spread * noise(t)
     return x

@@ -25,6 +25,8 @@ class Schedule:
     """A forward process given by its betas.
 
     >>> schedule = Linear(steps=1000)()
+    >>> schedule
+    Schedule(T=1000, alpha_bar=0.9999..4.036e-05)
     >>> schedule.grid(4)
     [999, 749, 499, 249]
     >>> schedule.a(-1), schedule.b(-1)
@@ -53,17 +55,15 @@ class Schedule:
         object.__setattr__(self, "betas", betas)
         object.__setattr__(self, "alpha_bar", torch.exp(log_alpha_bar))
         object.__setattr__(self, "_a", torch.exp(0.5 * log_with_clean))
-        object.__setattr__(self, "_b", torch.sqrt(-torch.expm1(log_with_clean)))
+        object.__setattr__(self, "_b", torch.sqrt(torch.expm1(log_with_clean).abs()))
 
     @property
     def T(self) -> int:
         """Number of steps of the forward process."""
         return len(self.betas)
 
-    @property
-    def steps(self) -> int:
-        """Number of steps of the forward process, T."""
-        return len(self.betas)
+    def __repr__(self) -> str:
+        return f"Schedule(T={self.T}, alpha_bar={float(self.alpha_bar[0]):.4g}..{float(self.alpha_bar[-1]):.4g})"
 
     @overload
     def a(self, t: int) -> float: ...
