@@ -1,0 +1,83 @@
+"""Every model in `guiderec.models` against the contract. A model file without an entry below fails."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+import pytest
+
+import guiderec.models
+from guiderec.models.base import ModelConfig, Recommender
+from guiderec.testing.conformance import ModelConformance
+
+SMALL: dict[str, dict[str, Any]] = {
+    "popularity": {},
+    "markov": {},
+    "sasrec": {"dim": 16, "layers": 1, "dropout": 0.1, "max_length": 10},
+    "dreamrec": {"dim": 128, "schedule": {"name": "linear", "steps": 30}},
+    "preferdiff": {"dim": 128, "schedule": {"name": "linear", "steps": 30}, "generation": {"steps": 5}},
+    "steerrec": {"dim": 128, "schedule": {"name": "linear", "steps": 30}, "generation": {"steps": 5}},
+}
+"""Options that make each model small enough to be trained in seconds; linear denoisers need width to hold 30 items."""
+
+CLAIMS: dict[str, dict[str, Any]] = {
+    "popularity": {"personal": False},
+    "markov": {},
+    "sasrec": {},
+    "dreamrec": {"noise_in_loss": True},
+    "preferdiff": {"noise_in_loss": True},
+    "steerrec": {"noise_in_loss": True, "noise_in_scores": True},
+}
+"""What each model says about itself, see the attributes of `ModelConformance`."""
+
+
+def model_files() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(guiderec.models.__path__) if module.name != "base")
+
+
+def model_class(name: str) -> type[Recommender]:
+    """The one Recommender that the file defines."""
+    module = importlib.import_module(f"guiderec.models.{name}")
+    classes = [
+        value
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, Recommender) and value.__module__ == module.__name__
+    ]
+    assert len(classes) == 1, f"models/{name}.py defines {len(classes)} models: {classes}"
+    return classes[0]
+
+
+def conformance(name: str) -> type[ModelConformance]:
+    def make_model(self: ModelConformance) -> Recommender:
+        model = model_class(name)
+        return model(model.Config.from_plain({"name": name, **SMALL[name]}), self.n_items)
+
+    return type(f"Test_{name}", (ModelConformance,), {"make_model": make_model, **CLAIMS[name]})
+
+
+CASES = [
+    pytest.param(conformance(name), test, id=f"{name}-{test.removeprefix('test_')}")
+    for name in model_files()
+    if name in SMALL and name in CLAIMS
+    for test in dir(ModelConformance)
+    if test.startswith("test_")
+]
+
+
+@pytest.mark.parametrize(("case", "test"), CASES)
+def test_model(case: type[ModelConformance], test: str) -> None:
+    getattr(case(), test)()
+
+
+def test_every_model_file_has_an_entry_and_every_entry_a_file():
+    assert set(model_files()) == set(SMALL) == set(CLAIMS)
+
+
+@pytest.mark.parametrize("name", model_files())
+def test_file_config_and_class_have_one_name(name: str):
+    config = model_class(name).Config
+    assert issubclass(config, ModelConfig)
+    assert config.model_fields["name"].default == name
