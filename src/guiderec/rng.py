@@ -77,7 +77,9 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch on all devices. Dropout and initialisation draw from these."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  the global generator is what third parties draw from
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack trace per backend: 0.1 ms a call
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 def get_state() -> dict[str, Tensor]:

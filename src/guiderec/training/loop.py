@@ -135,7 +135,7 @@ def fit(
     KeyboardInterrupt
         On Ctrl-C or SIGTERM, after the step was finished and a checkpoint written.
     """
-    # ---------------------------------------------------------------------------------------------------- set up
+    # ------------------------------------------------------------------------------------------------ set up
     if loader.batch_size != training.batch_size:
         raise ConfigError(f"The loader has batch_size {loader.batch_size}, the training {training.batch_size}.")
     fabric = join(accelerator=training.accelerator, precision=training.precision)
@@ -145,6 +145,9 @@ def fit(
     folder = run / "checkpoint"
     identity = _identity(model, loader, training, seed)
     resume = _check_run(run, folder, resume=resume)
+    saved = checkpoint.load(folder) if resume else None
+    if saved is not None:
+        _check_identity(saved.state["identity"], identity, folder)
     fabric.barrier()  # nobody writes before all have looked
 
     seed_everything(key_of(seed, "prepare"))
@@ -160,16 +163,16 @@ def fit(
     meter = Meter()
     state = State()
     best: checkpoint.Tensors | None = None
+    log_bytes = 0
 
-    # ---------------------------------------------------------------------------------------------------- resume
-    if resume:
-        saved = checkpoint.load(folder)
-        _check_identity(saved.state["identity"], identity, folder)
+    # ------------------------------------------------------------------------------------------------ resume
+    if saved is not None:
         checkpoint.load_into(model, saved.weights, folder)
         checkpoint.load_moments(optimizer, model, saved.moments, folder)
         state, best = State(**saved.state["progress"]), saved.best
-        meter = Meter(**saved.state["meter"])
-    log = Log(run / "log.jsonl" if first else None, keep=saved.state["log_bytes"] if resume else 0)
+        meter, log_bytes = Meter(**saved.state["meter"]), saved.state["log_bytes"]
+        del saved  # as large as the model and its moments
+    log = Log(run / "log.jsonl" if first else None, keep=log_bytes)
     clock = Clock(state.seconds)
     written_at = time.monotonic()
 
@@ -238,7 +241,7 @@ def fit(
                         written_at = time.monotonic()
                     if interruption.asked if fabric.world_size == 1 else meter.interrupted:  # all processes or none
                         raise KeyboardInterrupt
-                # ---------------------------------------------------------------------------------------- validation
+                # ----------------------------------------------------------------------------------- validation
                 if _validation_due(state, training, len(loader), total_steps):
                     with interruption.at_once():
                         metrics = from_first(fabric, lambda: _measure(model, validate))
@@ -257,9 +260,9 @@ def fit(
             event("stop", reason="interrupted", best_epoch=state.best_epoch, best_step=state.best_step)
             raise
         except TrainingError as error:
-            event("stop", reason="not finite", message=str(error))
+            event("stop", reason="error", message=str(error))
             raise
-        # ---------------------------------------------------------------------------------------------------- end
+        # ------------------------------------------------------------------------------------------------ end
         save()
         event("stop", reason=reason, best_epoch=state.best_epoch, best_step=state.best_step)
     assert best is not None  # the last epoch is always validated
