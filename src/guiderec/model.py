@@ -13,7 +13,7 @@ from guiderec.data.batch import PADDING, Query
 from guiderec.data.dataset import RawId, Vocabulary
 from guiderec.errors import CheckpointError, ConfigError, DataError
 from guiderec.evaluation.ranking import top_k
-from guiderec.models.base import Recommender
+from guiderec.models.base import ModelConfig, Recommender
 from guiderec.recipes.registry import build, model_config
 from guiderec.rng import Noise, key_of
 from guiderec.training.checkpoint import load_into, load_tensors, save_tensors
@@ -162,6 +162,17 @@ class Model:
         weights = folder / "weights.safetensors"
         load_into(recommender, load_tensors(weights), weights)
         return cls(recommender, Vocabulary(tuple(table["item"].to_list()), table), plain["max_length"])
+
+    def reconfigured(self, config: ModelConfig) -> Self:
+        """The same weights under other options, for example another guidance or number of sampling steps.
+
+        Raises CheckpointError where the options change the shape of the weights.
+        """
+        if config == self.recommender.config:
+            return self
+        recommender = build(config, len(self.vocabulary))
+        load_into(recommender, self.recommender.state_dict(), "the trained model")
+        return type(self)(recommender.to(self.recommender.device), self.vocabulary, self.max_length)
 
     def _lists(self, what: str, lists: Sequence[Sequence[RawId]] | None, rows: int) -> list[list[int]]:
         if lists is None:

@@ -27,7 +27,7 @@ from guiderec.errors import ConfigError
 from guiderec.rng import Noise
 
 _COMPOSE_ABOVE = 32
-"""Steps. Composing costs some 40 products of D x D matrices, which is more than walking few rows a few steps."""
+"""Steps. Composing costs 8 to 14 products of D x D matrices in float64, more than walking few rows a few steps."""
 
 
 class Generation(Part):
@@ -85,7 +85,7 @@ class Generator:
     ) -> Tensor:
         """One sample per row, stepped; noise is named by the row keys (B,)."""
         dim, dtype = conditions.toward.shape[-1], conditions.toward.dtype
-        x_T = noise.normal(key, dim, "x_T", dtype)  # noqa: N806  the symbol of the equation
+        x_T = noise.normal(key, dim, "x_T", dtype)
         denoise = guidance(self.denoiser, conditions, scale)
         return walk(denoise, x_T, self.steps, lambda t: noise.normal(key, dim, f"step/{t}", dtype))
 

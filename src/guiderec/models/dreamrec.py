@@ -84,13 +84,19 @@ class DreamRec(EmbeddingRecommender):
         history = query.history[:, -self.config.max_length :]
         return self.encoder(self.items(history), history != PADDING)
 
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """History (B, L, D) and target (B, D) in one look-up, so that the table gets one gradient and not two."""
+        history = batch.history[:, -self.config.max_length :]
+        vectors = self.items(torch.cat([history, batch.target[:, None]], dim=1))
+        return vectors[:, :-1], vectors[:, -1]
+
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """Mean reconstruction error of the target's embedding (Alg. 1, eq. 9)."""
-        x0 = self.items(batch.target)
-        if self.config.detach_target:
-            x0 = x0.detach()
+        history, target = self.embed(batch)
+        x0 = target.detach() if self.config.detach_target else target
         drawn = draw(x0, self.schedule, noise, batch.key)
-        condition, _ = drop_condition(self.encode(batch), self.null, self.config.p_uncond, noise, batch.key)
+        encoded = self.encoder(history, batch.mask[:, -history.shape[1] :])
+        condition, _ = drop_condition(encoded, self.null, self.config.p_uncond, noise, batch.key)
         x0_hat = self.denoiser(drawn.x_t, drawn.t, condition)
         return {"loss": self.distance(x0_hat, x0).mean()}
 

@@ -156,15 +156,21 @@ class SteerRec(EmbeddingRecommender):
         history = query.history[:, -self.config.max_length :]
         return self.encoder(self.items(history), history != PADDING)
 
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """History (B, L, D) and target (B, D) in one look-up, so that the table gets one gradient and not two."""
+        history = batch.history[:, -self.config.max_length :]
+        vectors = self.items(torch.cat([history, batch.target[:, None]], dim=1))
+        return vectors[:, :-1], vectors[:, -1]
+
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """(1 - mu) d(F(x_t, c^+), x0) + mu max(0, d(F(x_t, c^+), x0) - d(F(x_t, c^-), x0) + m) (eq. 12, 13)."""
-        x0 = self.items(batch.target)
-        if self.config.detach_target:
-            x0 = x0.detach()
+        history, target = self.embed(batch)
+        x0 = target.detach() if self.config.detach_target else target
         drawn = draw(x0, self.schedule, noise, batch.key)
-        condition, kept = drop_condition(self.encode(batch), self.null, self.config.p_uncond, noise, batch.key)
+        encoded = self.encoder(history, batch.mask[:, -history.shape[1] :])
+        condition, kept = drop_condition(encoded, self.null, self.config.p_uncond, noise, batch.key)
         negative, has_negative = centroid_of_others(
-            self.as_conditions(batch.target), batch.target, exclude_same_id=self.config.exclude_same_id
+            self.as_conditions(target), batch.target, exclude_same_id=self.config.exclude_same_id
         )
         positive_hat, negative_hat = self.denoiser.under_each(drawn.x_t, drawn.t, [condition, self.centred(negative)])
         positive = self.distance(positive_hat, x0)
@@ -178,13 +184,12 @@ class SteerRec(EmbeddingRecommender):
             "alignment": alignment,
         }
 
-    def as_conditions(self, items: Tensor) -> Tensor:
-        """Item ids (...) -> the vectors (..., D) that a negative condition is the centroid of."""
-        vectors = self.items(items)
+    def as_conditions(self, vectors: Tensor) -> Tensor:
+        """Item vectors (..., D) -> the vectors (..., D) that a negative condition is the centroid of."""
         if self.config.negative_condition != "encoder":
             return vectors
-        alone = self.encoder(vectors.reshape(-1, 1, vectors.shape[-1]), (items != PADDING).reshape(-1, 1))
-        return alone.view_as(vectors)
+        alone = vectors.reshape(-1, 1, vectors.shape[-1])
+        return self.encoder(alone, torch.ones_like(alone[:, :, 0], dtype=torch.bool)).view_as(vectors)
 
     def centred(self, centroid: Tensor) -> Tensor:
         """The centroid as a condition (B, D): through a LayerNorm without weights if so configured."""
@@ -195,10 +200,10 @@ class SteerRec(EmbeddingRecommender):
     def negative_condition(self, query: Query, condition: Tensor, noise: Noise) -> Tensor:
         """c^- (B, D), eq. 14: centroid of the user's dislikes, or of sampled negatives where a row has none."""
         negatives = self.config.negatives(query, condition, self.items.weight, noise)
-        centroid = self.as_conditions(negatives).mean(dim=1)
+        centroid = self.as_conditions(self.items(negatives)).mean(dim=1)
         if query.dislikes is not None:
             disliked = query.dislikes != PADDING
-            total = (self.as_conditions(query.dislikes) * disliked[:, :, None]).sum(dim=1)
+            total = (self.as_conditions(self.items(query.dislikes)) * disliked[:, :, None]).sum(dim=1)
             count = disliked.sum(dim=1, keepdim=True)
             centroid = torch.where(count > 0, total / count.clamp(min=1), centroid)
         return self.centred(centroid)

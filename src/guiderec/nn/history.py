@@ -4,7 +4,7 @@ Shapes   B batch, L history length, D width, H heads, E = D / H.
 
 With one block, the states before the last serve only as keys and values, and both can be folded into the query side:
 
-    logit_hl = (q W_Q^h) . (x_l W_K^h)      = x_l . (W_K^h (q W_Q^h))          one D-vector per head, then L dot products
+    logit_hl = (q W_Q^h) . (x_l W_K^h)      = x_l . (W_K^h (q W_Q^h))     one D-vector per head, then L dot products
     out_h    = sum_l a_hl (x_l W_V^h + b_V) = (sum_l a_hl x_l) W_V^h + b_V sum_l a_hl
 
 so the block costs 5 B D^2 multiply-adds (query, folded keys, folded values, two feed-forward layers) instead of

@@ -33,7 +33,9 @@ def model_names() -> list[str]:
 def model_class(name: str) -> type[Recommender]:
     """The model of that name. Raises ConfigError with the nearest name."""
     if name not in model_names():
-        raise ConfigError(f"There is no model '{name}'.{nearest(name, model_names())} Known: {', '.join(model_names())}.")
+        raise ConfigError(
+            f"There is no model '{name}'.{nearest(name, model_names())} Known: {', '.join(model_names())}."
+        )
     module = importlib.import_module(f"guiderec.models.{name}")
     (found,) = (
         thing

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from guiderec.config import override
 from guiderec.data.dataset import Dataset
 from guiderec.data.loader import Loader
 from guiderec.data.sequences import Ids, Rows
-from guiderec.errors import CheckpointError
+from guiderec.errors import CheckpointError, ConfigError
 from guiderec.evaluation.evaluate import count_items, validation_metrics
 from guiderec.evaluation.evaluate import evaluate as evaluate_model
 from guiderec.model import Model
@@ -18,6 +19,7 @@ from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import build
 from guiderec.rng import Noise, seed_everything
 from guiderec.training.loop import Outcome, fit
+from guiderec.training.memory import keep_freed_memory
 from guiderec.training.record import environment, read_json, write_json
 
 
@@ -41,6 +43,7 @@ def train(
         If `run` already holds a run and `resume` is False, or `resume` is True and the stored experiment differs.
     """
     _claim(run, experiment, dataset, resume)
+    keep_freed_memory()
     seed_everything(experiment.seed)
     model = build(experiment.model, dataset.n_items)
     rows = training_rows(experiment, dataset)
@@ -74,12 +77,28 @@ def evaluate(
     seen: Literal["keep", "mask"] | None = None,
     noise_seed: int = 0,
     metrics: tuple[str, ...] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    label: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate the best model of a run on a part of the split; write and return `run/evaluation/<part>.json`.
 
-    `seen` overrides the protocol's policy on items of the history. Raises CheckpointError if the run was trained on
-    other data.
+    Parameters
+    ----------
+    seen
+        Overrides the protocol's policy on items of the history.
+    overrides
+        Dotted options of the experiment that leave the weights alone, such as `model.guidance.scale` or
+        `model.generation.steps`: the trained weights are evaluated under them.
+    label
+        Appended to the file name, `<part>-<label>.json`; needed with `overrides`, to keep the plain evaluation.
+
+    Raises
+    ------
+    CheckpointError
+        If the run was trained on other data, or an override changes the shape of the weights.
     """
+    if overrides and not label:
+        raise ConfigError("An evaluation under other options needs a label.", hint="for example label = 'cfg'")
     experiment = read_experiment(run)
     trained_on = read_json(run / "data.json")["fingerprint"]["sha256"]
     if trained_on != dataset.fingerprint.sha256:
@@ -88,7 +107,9 @@ def evaluate(
             f"{dataset.fingerprint.sha256[:12]}.",
             hint="evaluate on the split that the run was trained on",
         )
-    model = Model.from_pretrained(run / "model").recommender
+    changed = override(experiment, overrides or {})
+    assert isinstance(changed, Experiment)
+    model = Model.from_pretrained(run / "model").reconfigured(changed.model).recommender
     evaluation = evaluate_model(
         model,
         dataset.part(part),
@@ -99,8 +120,12 @@ def evaluate(
         noise=Noise(noise_seed),
         training_counts=count_items(dataset.train, dataset.n_items),
     )
-    evaluation.write(run, part)
-    return read_json(run / "evaluation" / f"{part}.json")
+    name = f"{part}-{label}" if label else part
+    evaluation.write(run, name)
+    path = run / "evaluation" / f"{name}.json"
+    record = {**read_json(path), "part": part, "overrides": dict(overrides or {})}
+    write_json(path, record)
+    return record
 
 
 def read_experiment(run: Path) -> Experiment:

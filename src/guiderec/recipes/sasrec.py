@@ -13,7 +13,7 @@ def beauty() -> Experiment:
     SteerRec's Table 1 prints 0.0098, 0.0069, 0.0156, 0.0088 for SASRec.
     """
     model = SASRecConfig(dim=128, layers=2, heads=2, dropout=0.4, max_length=10)
-    training = Training(batch_size=256, learning_rate=1e-3, epochs=60, patience=10, metric="recall@5")
+    training = Training(batch_size=256, learning_rate=1e-3, epochs=40, patience=5, metric="recall@5")
     return Experiment(model=model, training=training, max_length=10)
 
 

@@ -92,7 +92,8 @@ def demo() -> Experiment:
 
 
 def _without_png(base: Experiment) -> Experiment:
-    assert isinstance(base.model, SteerRecConfig) and isinstance(base.model.guidance, PositiveNegative)
+    assert isinstance(base.model, SteerRecConfig)
+    assert isinstance(base.model.guidance, PositiveNegative)
     return base.replace(model=base.model.replace(guidance=ClassifierFree(scale=base.model.guidance.scale)))
 
 
