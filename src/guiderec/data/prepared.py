@@ -150,11 +150,17 @@ def resplit_users(
     DataError
         When the sequences of `source` are sessions and not users.
     """
-    dataset = source if isinstance(source, Dataset) else load(source)
     protocol = UserSplit(seed=seed, fractions=fractions, max_items=max_items, training_rows=training_rows)
+    return resplit(source, protocol)
+
+
+def resplit(source: str | Path | Dataset, protocol: Protocol) -> Dataset:
+    """The users of a split, divided anew by another protocol. As `resplit_users`."""
+    dataset = source if isinstance(source, Dataset) else load(source)
     full = full_sequences(dataset)
-    name = f"{dataset.name.rsplit('/', 1)[0]}/{protocol.name}-{seed}"
-    return protocol.dataset(full, dataset.vocabulary, name=name, users=dataset.users)
+    seed = f"-{protocol.seed}" if isinstance(protocol, UserSplit) else ""
+    name = f"{dataset.name.rsplit('/', 1)[0]}/{protocol.name}{seed}"
+    return replace(protocol.dataset(full, dataset.vocabulary, name=name, users=dataset.users), filters=dataset.filters)
 
 
 def with_items(dataset: Dataset, file: str | Path, *, id_column: str = "item") -> Dataset:

@@ -1,0 +1,215 @@
+"""`guiderec data describe` and `guiderec data prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from guiderec.cli.console import Json, answer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from guiderec.data.dataset import Dataset
+    from guiderec.data.interactions import Interactions
+    from guiderec.data.protocols import Protocol
+
+app = typer.Typer(name="data", help="Look at logs and splits; make splits from logs.", no_args_is_help=True)
+
+User = Annotated[str | None, typer.Option("--user", help="Column of users. [default: recognised]", metavar="COLUMN")]
+Item = Annotated[str | None, typer.Option("--item", help="Column of items. [default: recognised]", metavar="COLUMN")]
+Time = Annotated[str | None, typer.Option("--time", help="Column of times. [default: recognised]", metavar="COLUMN")]
+Rating = Annotated[str | None, typer.Option("--rating", help="Column of ratings. [default: recognised]",
+                                            metavar="COLUMN")]  # fmt: skip
+Unit = Annotated[Literal["s", "ms", "us", "ns"], typer.Option("--time-unit", help="Unit of times that are numbers.")]
+Order = Annotated[Literal["time", "row"], typer.Option("--order", help="What orders the events of a user.")]
+
+
+@app.command()
+def describe(
+    path: Annotated[Path, typer.Argument(help="A log, or the folder of a prepared split.", metavar="LOG|SPLIT")],
+    user: User = None,
+    item: Item = None,
+    time: Time = None,
+    rating: Rating = None,
+    time_unit: Unit = "s",
+    order: Order = "time",
+    as_json: Json = False,
+) -> None:
+    """Say what a log or a split is: counts, lengths, density, popularity, cold targets, empty histories.
+
+    Example: guiderec data describe splits/beauty
+    """
+    from guiderec.data.describe import describe as describe_split
+    from guiderec.data.describe import describe_log
+    from guiderec.data.interactions import Interactions
+    from guiderec.data.prepared import load
+
+    if path.is_dir():
+        split = describe_split(load(path))
+        answer(split, as_json, lambda console: _show_split(console, split))
+        return
+    columns = {"user": user, "item": item, "time": time, "rating": rating}
+    log = describe_log(Interactions.read(path, **columns, time_unit=time_unit, order=order))
+    answer(log, as_json, lambda console: _show_log(console, log))
+
+
+@app.command()
+def prepare(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A log (.csv, .tsv, .inter, .jsonl, .parquet), or a split to divide anew.", metavar="LOG"),
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.", metavar="SPLIT")],
+    protocol: Annotated[
+        Literal["user-split", "leave-one-out", "session-split", "global-time"],
+        typer.Option("--protocol", help="How the log is divided."),
+    ] = "leave-one-out",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Set an option of the protocol; may be repeated.", metavar="OPTION=VALUE"),
+    ] = None,
+    user: User = None,
+    item: Item = None,
+    time: Time = None,
+    rating: Rating = None,
+    time_unit: Unit = "s",
+    order: Order = "time",
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal events.")] = False,
+    min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep events rated at least so.")] = None,
+    min_length: Annotated[int | None, typer.Option("--min-length", help="Keep users with so many events.")] = None,
+    k_core: Annotated[int | None, typer.Option("--k-core", help="Keep users and items with so many events.")] = None,
+    items: Annotated[
+        Path | None, typer.Option("--items", help="Parquet table of items: item, name, category.", metavar="FILE")
+    ] = None,
+    item_id: Annotated[
+        str, typer.Option("--item-id", help="Column of --items with the ids of the log.", metavar="COLUMN")
+    ] = "item",
+    name: Annotated[str | None, typer.Option("--name", help="Name of the split. [default: from LOG]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Divide a log into training, validation and test, and write the split.
+
+    Filters apply in this order: duplicates, rating, length, k-core.
+
+    Example: guiderec data prepare log.csv splits/mine --protocol user-split --set seed=3 --k-core 5
+    """
+    from dataclasses import replace
+
+    from guiderec.config import override, parse_assignments
+    from guiderec.data import prepared
+    from guiderec.data.describe import describe as describe_split
+    from guiderec.data.interactions import Interactions
+    from guiderec.data.protocols import PROTOCOLS
+    from guiderec.errors import ConfigError
+
+    rule: Any = override(PROTOCOLS[protocol](), parse_assignments(changes or []))
+    filters = _filters(drop_duplicates, min_rating, min_length, k_core)
+    columns = {"user": user, "item": item, "time": time, "rating": rating}
+    if source.is_dir():
+        given = [f"--{role}" for role, column in columns.items() if column] + [part.name for part in filters]
+        if given:
+            raise ConfigError(f"{source} is a split, not a log: {', '.join(given)} cannot apply to it.")
+        dataset = prepared.resplit(source, rule)
+    else:
+        log = Interactions.read(source, **columns, time_unit=time_unit, order=order, name=name)
+        dataset = _split(log, rule, filters)
+    if name is not None:
+        dataset = replace(dataset, name=name)
+    if items is not None:
+        dataset = prepared.with_items(dataset, items, id_column=item_id)
+    prepared.save(dataset, folder)
+    split = describe_split(dataset)
+
+    def show(console: Console) -> None:
+        _show_split(console, split)
+        console.print(f"Written to {folder}. Next: guiderec doctor {folder}", markup=False, soft_wrap=True)
+
+    answer({"folder": folder, **split}, as_json, show)
+
+
+def _filters(duplicates: bool, rating: float | None, length: int | None, core: int | None) -> list[Any]:
+    from guiderec.data.filters import DropDuplicates, KCore, MinimumLength, MinimumRating
+
+    return [
+        *([DropDuplicates()] if duplicates else []),
+        *([MinimumRating(at_least=rating)] if rating is not None else []),
+        *([MinimumLength(events=length)] if length is not None else []),
+        *([KCore(users=core, items=core)] if core is not None else []),
+    ]
+
+
+def _split(log: Interactions, protocol: Protocol, filters: list[Any]) -> Dataset:
+    for part in filters:
+        log = part(log)
+    return protocol(log)
+
+
+def _show_split(console: Console, split: dict[str, Any]) -> None:
+    counts, train = split["fingerprint"], split["train"]
+    known = split["known_as"]
+    facts = {
+        "split": split["name"],
+        "known as": _known(known),
+        "protocol": " ".join(f"{key}={value}" for key, value in split["protocol"].items()),
+        "filters": "; ".join(" ".join(f"{k}={v}" for k, v in part.items()) for part in split["filters"]) or "none",
+        "users": f"{counts['users']:,}",
+        "items": f"{counts['items']:,}",
+        "interactions": f"{counts['interactions']:,} (density {split['density']:.4%})",
+        "sha256": counts["sha256"],
+        "train": f"{train['rows']:,} rows from {train['sequences']:,} sequences",
+        "lengths": _lengths(train["lengths"]),
+        "popularity": _popularity(split["popularity"]),
+    }
+    for part in ("valid", "test"):
+        rows = split[part]
+        facts[part] = (
+            f"{rows['rows']:,} rows, {rows['cold_targets']:,} cold targets ({rows['cold_share']:.2%}),"
+            f" {rows['empty_histories']:,} empty histories"
+        )
+    _print(console, facts)
+
+
+def _show_log(console: Console, log: dict[str, Any]) -> None:
+    time = log["time"]
+    _print(
+        console,
+        {
+            "log": log["source"],
+            "columns": ", ".join(log["columns"]),
+            "users": f"{log['users']:,}",
+            "items": f"{log['items']:,}",
+            "interactions": f"{log['interactions']:,} (density {log['density']:.4%})",
+            "duplicates": f"{log['duplicates']:,} (kept; --drop-duplicates removes them)",
+            "lengths": _lengths(log["lengths"]),
+            "popularity": _popularity(log["popularity"]),
+            "time": "none" if time is None else f"{time['first']} to {time['last']}",
+        },
+    )
+
+
+def _known(known: dict[str, Any] | None) -> str:
+    if known is None:
+        return "no published split"
+    if known["exact"]:
+        return f"{known['title']}, {known['form']} (used by {known['used_by']})"
+    return f"the counts of {known['title']}, {known['form']}, but other content: not that split"
+
+
+def _lengths(lengths: dict[str, float]) -> str:
+    return f"{lengths['min']} to {lengths['max']}, median {lengths['median']:g}, mean {lengths['mean']:.2f}"
+
+
+def _popularity(popularity: dict[str, float]) -> str:
+    return (
+        f"Gini {popularity['gini']:.3f}; the top 10 % of items have {popularity['top_10%']:.1%} of the events;"
+        f" {popularity['never']:,} items have none"
+    )
+
+
+def _print(console: Console, facts: dict[str, str]) -> None:
+    width = max(map(len, facts))
+    for label, fact in facts.items():
+        console.print(f"{label:<{width}}  {fact}", markup=False, soft_wrap=True)
