@@ -59,7 +59,10 @@ def top_k(
         For a score that is nan or +inf, or scores of the wrong shape.
     """
     with inference(model):
-        return _best(ScoreBlocks(model, query, noise, block_items=block_items), k, query.candidates, exclude)
+        listing = RunningTopK(k, query.candidates, exclude)
+        for first, block in ScoreBlocks(model, query, noise, block_items=block_items):
+            listing.add(first, block)
+        return listing.scores, listing.items
 
 
 def target_ranks(
@@ -95,11 +98,11 @@ def ranks_and_top_k(
     exclude: Tensor | None = None,
     block_items: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`target_ranks` (B,) and the items (B, k) of `top_k`, with one pass through the model."""
+    """`target_ranks` (B,) and the items (B, k) of `top_k`, asking the model once."""
     with inference(model):
         blocks = ScoreBlocks(model, query, noise, block_items=block_items)
-        ranks = _ranks(blocks, target, query.candidates, exclude)
-        return ranks, _best(blocks, k, query.candidates, exclude)[1]
+        listing = RunningTopK(k, query.candidates, exclude)
+        return _ranks(blocks, target, query.candidates, exclude, listing), listing.items
 
 
 @contextmanager
@@ -163,9 +166,9 @@ class ScoreBlocks:
         return products if n_interests == 1 else products.view(n_rows, n_interests, -1).amax(dim=1)
 
     def _checked(self, block: Tensor, first: int) -> Tensor:
-        bad = ~(block < torch.inf)  # nan compares as False
-        if not bool(bad.any()):
+        if not block.numel() or float(block.amax()) < torch.inf:  # the maximum with a nan is nan, which is not below
             return block
+        bad = ~(block < torch.inf)
         row, column = (int(i) for i in bad.nonzero()[0])
         error = ScoreError(
             f"Row {row} of the query (key {int(self._key[row])}) scores item {first + column} with "
@@ -176,46 +179,57 @@ class ScoreBlocks:
         raise error
 
 
-def _ranks(blocks: ScoreBlocks, target: Tensor, candidates: Tensor | None, exclude: Tensor | None) -> Tensor:
-    outside = (target < 1) | (target > blocks.n_items)
-    if bool(outside.any()):
-        row = int(outside.nonzero()[0])
-        raise DataError(
-            f"The target of row {row} is item {int(target[row])}; items are 1..{blocks.n_items} "
-            f"({int(outside.sum())} of {len(target)} targets are outside)."
-        )
-    score: Tensor | None = None
+class RunningTopK:
+    """The best k items (B, k) of the blocks seen so far."""
+
+    def __init__(self, k: int, candidates: Tensor | None, exclude: Tensor | None) -> None:
+        if k < 1:
+            raise ConfigError(f"k = {k}: a list has at least 1 item.")
+        self.k = k
+        self.candidates = candidates
+        self.exclude = exclude
+        self.scores = torch.empty(0)
+        self.items = torch.empty(0)
+
+    def add(self, first: int, block: Tensor) -> None:
+        """Take the scores (B, n) of the items first..first + n - 1, all larger than those seen before."""
+        if first == 1:
+            self.scores = block.new_full((block.shape[0], self.k), -torch.inf)
+            self.items = torch.full_like(self.scores, PADDING, dtype=torch.int64)
+        block = _forbid(block, -torch.inf, first, self.candidates, self.exclude)
+        new_scores, new_items = _contenders(block, self.scores[:, -1:], self.k, first)
+        if new_items.shape[1] == 0:
+            return
+        # Ids ascend along each row, within a block and from block to block, and the sort is stable: equal scores stay
+        # ordered by id whatever the size of the blocks. Padding has -inf, which nothing else in the row equals.
+        scores, order = torch.cat([self.scores, new_scores], dim=1).sort(dim=1, descending=True, stable=True)
+        self.scores = scores[:, : self.k]
+        self.items = torch.cat([self.items, new_items], dim=1).gather(1, order[:, : self.k])
+
+
+def _ranks(
+    blocks: ScoreBlocks,
+    target: Tensor,
+    candidates: Tensor | None,
+    exclude: Tensor | None,
+    listing: RunningTopK | None = None,
+) -> Tensor:
+    """Two passes: the scores of the targets, then who scores at least as high. The first one also feeds `listing`."""
+    _require_items(target, blocks.n_items)
+    score = torch.empty(0)
     for first, block in blocks:
+        if first == 1:
+            score = block.new_empty(len(target))
         rows, columns = _places(target[:, None], first, block.shape[1])
-        score = block.new_empty(len(target)) if score is None else score
         score[rows] = block[rows, columns]
+        if listing is not None:
+            listing.add(first, block)
     rank = torch.ones_like(target)
     for first, block in blocks:
-        assert score is not None
         wins = _forbid(block >= score[:, None], False, first, candidates, exclude)
         wins[_places(target[:, None], first, block.shape[1])] = False
         rank += wins.sum(dim=1)
     return rank
-
-
-def _best(blocks: ScoreBlocks, k: int, candidates: Tensor | None, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
-    if k < 1:
-        raise ConfigError(f"k = {k}: a list has at least 1 item.")
-    scores: Tensor | None = None
-    items = torch.empty(0)
-    for first, block in blocks:
-        if scores is None:
-            scores = block.new_full((block.shape[0], k), -torch.inf)
-            items = torch.full((block.shape[0], k), PADDING, dtype=torch.int64, device=block.device)
-        block = _forbid(block, -torch.inf, first, candidates, exclude)
-        new_scores, new_items = _contenders(block, scores[:, -1:], k, first)
-        # Ids ascend along each row, within a block and from block to block, and the sort is stable: equal scores stay
-        # ordered by id whatever the size of the blocks. Padding has -inf, which nothing else in the row equals.
-        scores, order = torch.cat([scores, new_scores], dim=1).sort(dim=1, descending=True, stable=True)
-        scores, order = scores[:, :k], order[:, :k]
-        items = torch.cat([items, new_items], dim=1).gather(1, order)
-    assert scores is not None
-    return scores, items
 
 
 def _contenders(block: Tensor, floor: Tensor, k: int, first: int) -> tuple[Tensor, Tensor]:
@@ -225,14 +239,13 @@ def _contenders(block: Tensor, floor: Tensor, k: int, first: int) -> tuple[Tenso
     are padded with -inf and item 0. After the first blocks few items remain, so that no sort runs over whole blocks.
     """
     enters = block > floor
-    if block.shape[1] > k and int(enters.sum(dim=1).max()) > 2 * k:
+    if int(enters.count_nonzero()) > 2 * k * len(block) and block.shape[1] > k:
         enters &= block >= block.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-    counts = enters.sum(dim=1)
     rows, columns = enters.nonzero(as_tuple=True)  # row by row, ascending
+    counts = rows.bincount(minlength=len(block))
     places = torch.arange(len(rows), device=block.device) - (counts.cumsum(0) - counts)[rows]
-    shape = (block.shape[0], int(counts.max()))
-    scores = block.new_full(shape, -torch.inf)
-    items = torch.full(shape, PADDING, dtype=torch.int64, device=block.device)
+    scores = block.new_full((len(block), int(counts.max())), -torch.inf)
+    items = torch.full_like(scores, PADDING, dtype=torch.int64)
     scores[rows, places] = block[rows, columns]
     items[rows, places] = columns + first
     return scores, items
@@ -264,3 +277,13 @@ def _require_shape(what: str, found: Tensor, expected: tuple[int | None, ...]) -
     if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in expected)
         raise ScoreError(f"`{what}` must have shape ({wanted}); the model gave {tuple(found.shape)}.")
+
+
+def _require_items(target: Tensor, n_items: int) -> None:
+    outside = (target < 1) | (target > n_items)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise DataError(
+            f"The target of row {row} is item {int(target[row])}; items are 1..{n_items} "
+            f"({int(outside.sum())} of {len(target)} targets are outside)."
+        )
