@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from guiderec.model import Model
     from guiderec.recipes.experiment import Experiment
-    from guiderec.recipes.registry import recipe, recipes
+    from guiderec.recipes.registry import recipe
 
 _HOMES = {
     "configure": "api",
@@ -53,7 +53,6 @@ _HOMES = {
     "Model": "model",
     "Experiment": "recipes.experiment",
     "recipe": "recipes.registry",
-    "recipes": "recipes.registry",
 }
 
 __version__ = version("guiderec")
@@ -78,7 +77,6 @@ __all__ = [
     "fit",
     "load",
     "recipe",
-    "recipes",
     "save",
 ]
 

@@ -113,7 +113,7 @@ def _field_names(part: type[BaseModel], location: tuple[int | str, ...]) -> list
     """Field names of the part at `location`; steps through nested parts and named alternatives of a union."""
     candidates: list[type[BaseModel]] = [part]
     for step in location:
-        annotations = [c.model_fields[step].annotation for c in candidates if step in c.model_fields]  # type: ignore[index]
+        annotations = [c.model_fields[step].annotation for c in candidates if step in c.model_fields]
         nested = [inner for annotation in annotations for inner in _parts_in(annotation)]
         candidates = nested or candidates
     return [name for candidate in candidates for name in candidate.model_fields]

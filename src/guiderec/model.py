@@ -41,7 +41,7 @@ class Model:
     @property
     def name(self) -> str:
         """Name of the model, for example `steerrec`."""
-        return self.recommender.config.name  # type: ignore[no-any-return]
+        return self.recommender.config.name
 
     @property
     def steers(self) -> bool:

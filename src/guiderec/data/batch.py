@@ -10,7 +10,7 @@ Layout   histories are oldest first and padded on the LEFT, so the newest item i
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -51,12 +51,16 @@ class Query:
 
     def to(self, device: torch.device | str) -> Self:
         """The same request on another device."""
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {
+            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, **moved)
 
     def rows(self, index: Tensor | slice) -> Self:
         """The same request for some of its rows."""
-        picked = {f.name: v[index] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        picked: dict[str, Any] = {
+            f.name: v[index] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, **picked)
 
 

@@ -114,4 +114,4 @@ class Dataset:
         """`train`, `valid` or `test`."""
         if name not in ("train", "valid", "test"):
             raise DataError(f"A split has the parts train, valid and test, not {name!r}.")
-        return getattr(self, name)  # type: ignore[no-any-return]
+        return getattr(self, name)

@@ -64,13 +64,13 @@ class Generator:
     def __init__(self, generation: Generation, schedule: Schedule, denoiser: Conditional) -> None:
         if generation.start == "mean" and not isinstance(denoiser, AffineDenoiser):
             raise ConfigError(
-                f"The mean over the noise has a closed form for affine denoisers only, not for {type(denoiser).__name__}.",
+                f"The mean over the noise has a closed form for affine denoisers, not for {type(denoiser).__name__}.",
                 hint='set generation.start to "noise"',
             )
         self.generation = generation
         self.denoiser = denoiser
         self.steps = generation.chain(schedule)
-        self._composed: tuple[tuple[object, ...], AffineChain] | None = None
+        self._composed: tuple[AffineChain, tuple[object, ...], Tensor] | None = None
 
     def __call__(
         self, conditions: Conditions, guidance: GuidanceConfig, noise: Noise, key: Tensor, *, scale: float | None = None
@@ -103,20 +103,31 @@ class Generator:
 
     def compose(self) -> AffineChain:
         """The chain as one affine map, composed anew only when the weights have changed since. For serving."""
-        if not self._is_composed():
-            self._composed = (self._version(), compose_steps(self._affine(), self.steps))
-        assert self._composed is not None
-        return self._composed[1]
+        if self._composed is None or not self._is_composed():
+            self._composed = (compose_steps(self._affine(), self.steps), self._versions(), self._weights_seen())
+        return self._composed[0]
 
     def _is_composed(self) -> bool:
-        return self._composed is not None and self._composed[0] == self._version()
+        if self._composed is None:
+            return False
+        _, versions, weights = self._composed
+        return versions == self._versions() and torch.equal(weights, self._weights_seen())
 
-    def _version(self) -> tuple[object, ...]:
-        """Changes with every in-place change, move or cast of a weight that the chain is made of."""
-        module = cast(torch.nn.Module, self.denoiser)
-        return tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in module.parameters())
+    def _versions(self) -> tuple[object, ...]:
+        """Changes with every in-place operation, move or cast of a weight, but not with what fused optimizers do."""
+        return tuple(
+            (p.data_ptr(), None if p.is_inference() else p._version, p.dtype, p.device) for p in self._parameters()
+        )
+
+    def _weights_seen(self) -> Tensor:
+        """Some 4096 numbers of every weight. Fused kernels write without counting, but they write everywhere."""
+        return torch.cat([p.detach().flatten()[:: max(1, p.numel() // 4096)] for p in self._parameters()])
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return list(cast(torch.nn.Module, self.denoiser).parameters())
 
     def _affine(self) -> AffineDenoiser:
-        if not isinstance(self.denoiser, AffineDenoiser):
-            raise ConfigError(f"{type(self.denoiser).__name__} is not affine: its chain has no closed form.")
-        return self.denoiser
+        denoiser: object = self.denoiser
+        if not isinstance(denoiser, AffineDenoiser):
+            raise ConfigError(f"{type(denoiser).__name__} is not affine: its chain has no closed form.")
+        return denoiser

@@ -62,8 +62,7 @@ def build(config: ModelConfig, n_items: int) -> Recommender:
 @cache
 def recipes() -> dict[str, Callable[[], Experiment]]:
     """All recipes by name: `steerrec:beauty` is the function `beauty` of `recipes/steerrec.py`."""
-    from guiderec import recipes as package
-
+    package = importlib.import_module("guiderec.recipes")
     found: dict[str, Callable[[], Experiment]] = {}
     for module_info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         if module_info.name in _NOT_RECIPES:
