@@ -2,8 +2,8 @@
 
     python tiny_recommender.py '[{"run": ..., "training": {...}, "die": ["loss", 7, 9]}, ...]'
 
-carries out the jobs one after another, each in a forked process of its own, and prints their exit codes as JSON. Forking
-from a process that has one thread and has only imported torch makes dozens of deaths cheap.
+carries out the jobs one after another, each in a forked process of its own, and prints their exit codes as JSON.
+Forking from a process that has one thread and has imported torch makes dozens of deaths cheap.
 """
 
 from __future__ import annotations

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from tiny_recommender import train
+
+from guiderec.errors import CheckpointError
+from guiderec.training.loop import Training
+from guiderec.training.record import collect, environment, read_json, read_log, write_json
+
+
+def test_environment_has_facts_and_nothing_private():
+    facts = environment()
+    assert set(facts) == {"guiderec", "python", "torch", "commit", "hardware", "threads", "started"}
+    assert set(facts["hardware"]) == {"cpu", "cores", "memory_gib", "gpu"}
+    assert facts["hardware"]["cores"] >= 1
+    assert facts["hardware"]["cpu"]
+    text = json.dumps(facts)
+    private = [socket.gethostname(), str(Path.home()), str(Path.cwd()), f"/{getpass.getuser()}"]
+    assert not [word for word in private if word and word in text]
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"n": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"n": object()})
+    assert read_json(path) == {"n": 1}
+    write_json(path, {"n": 2, "name": "Zürich"})
+    assert read_json(path) == {"n": 2, "name": "Zürich"}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_json_that_is_no_object(tmp_path):
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"a\.json: expected a JSON object, found list"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_record_collects_everything(tmp_path):
+    values = iter([0.1, 0.3, 0.2])
+    train(tmp_path, Training(batch_size=20, epochs=3), check=lambda model: {"recall@5": next(values)})
+    write_json(tmp_path / "experiment.json", {"recipe": "tiny"})
+    write_json(tmp_path / "data.json", {"name": "planted"})
+    (tmp_path / "evaluation").mkdir()
+    write_json(tmp_path / "evaluation" / "test.json", {"part": "test", "n_rows": 64})
+    record = collect(tmp_path)
+    assert record["experiment"] == {"recipe": "tiny"}
+    assert record["data"] == {"name": "planted"}
+    assert record["evaluation"] == {"test": {"part": "test", "n_rows": 64}}
+    seconds = record["training"].pop("seconds")
+    assert 0 < seconds < 60
+    assert record["training"] == {
+        "epochs": 3, "steps": 18, "reason": "epochs", "best_epoch": 2, "best_step": 12,
+        "best_metrics": {"recall@5": 0.3}, "resumed": 0,
+    }  # fmt: skip
+
+
+def test_a_directory_that_is_no_run(tmp_path):
+    with pytest.raises(CheckpointError, match=r"not a run directory: there is no experiment\.json"):
+        collect(tmp_path)
+
+
+def test_a_log_with_a_line_cut_off_can_be_read(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"event": "start"}\n{"event": "st')
+    assert read_log(path) == [{"event": "start"}]
+    path.write_text('{"event": "start"}\n{"event\n{"event": "stop"}\n')
+    with pytest.raises(CheckpointError, match=r"line 2 of 3 is not valid JSON"):
+        read_log(path)
