@@ -55,7 +55,7 @@ class DreamRecConfig(ModelConfig):
     """True: no gradient through the target's embedding x0."""
     p_uncond: float = Field(0.1, ge=0, lt=1)
     """Probability of the null condition in training."""
-    guidance: GuidanceConfig = ClassifierFree(scale=2.0)
+    guidance: GuidanceConfig = ClassifierFree(scale=4.0)
     """Guidance at inference; (1 + w) F(c) - w F(null)."""
     generation: Generation = Generation(sampler="ddpm", steps=None)
     """Sampler, its steps, and whether it starts from noise or from the mean over the noise."""

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 
-def sinusoid(t: Tensor, dim: int, *, longest_period: float = 10_000.0) -> Tensor:
+def sinusoid(t: Tensor, dim: int, *, longest_period: float = 10_000.0, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, dim) sines then cosines of t (B,) at geometrically spaced frequencies (Vaswani et al. 2017, Sec. 3.5).
 
-    `dim` must be even. Frequency i of dim/2 is longest_period^(-i / (dim/2 - 1)).
+    `dim` must be even. Frequency i of dim/2 is longest_period^(-i / (dim/2 - 1)). Computed in `dtype`, which must be
+    float32 or float64: half precision cannot hold the angle of a late step.
     """
-    half = dim // 2
     if dim % 2:
         raise ValueError(f"sinusoid needs an even dim, got {dim}.")
-    exponent = torch.arange(half, device=t.device, dtype=torch.float32) / max(half - 1, 1)
-    angle = t.float()[:, None] * torch.exp(-math.log(longest_period) * exponent)
+    half = dim // 2
+    exponent = torch.arange(half, device=t.device, dtype=dtype) / max(half - 1, 1)
+    angle = t.to(dtype)[:, None] * torch.exp(-math.log(longest_period) * exponent)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
@@ -32,5 +33,6 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) integer steps -> (B, d)."""
-        wave = sinusoid(t, self.dim).to(self.up.weight.dtype)
+        dtype = self.up.weight.dtype
+        wave = sinusoid(t, self.dim, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
         return self.down(nn.functional.gelu(self.up(wave)))
