@@ -37,6 +37,8 @@ app.add_typer(data, name="data")
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 """What unknown options and missing arguments raise: ClickException, which typer itself does not export."""
 
+_INTERRUPTED = 130
+
 
 def _print_version(asked: bool) -> None:
     if asked:
@@ -67,10 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         fail(error.format_message(), kind="UsageError", as_json=as_json)  # type: ignore[attr-defined]
         return 2
+    except OSError as error:  # permissions, a full disk, a file where a directory should be
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}.", kind=type(error).__name__, as_json=as_json)
+        return 2
     except (KeyboardInterrupt, typer.Abort):
+        status = _INTERRUPTED
+    if status == _INTERRUPTED:  # what typer makes of Ctrl-C inside a command
         fail("interrupted.", kind="Interrupted", as_json=as_json)
-        return 130
-    except BrokenPipeError:  # the reader, for example `head`, has gone
-        sys.stderr.close()
-        return 141
     return status if isinstance(status, int) else 0

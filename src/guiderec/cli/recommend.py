@@ -51,7 +51,11 @@ def recommend(
 
     model = Model.from_pretrained(run)
     items, likes, dislikes = split_ids(history), split_ids(like), split_ids(dislike)
-    options = {"likes": [likes] if likes else None, "guidance_scale": guidance_scale, "exclude_seen": exclude_seen}
+    options: dict[str, Any] = {
+        "likes": [likes] if likes else None,
+        "guidance_scale": guidance_scale,
+        "exclude_seen": exclude_seen,
+    }
     recommendations = ranked(model, items, k=k, dislikes=dislikes, **options)
     effect = None
     if dislikes:
@@ -85,7 +89,7 @@ def split_ids(texts: list[str] | None) -> list[str]:
     return [part.strip() for text in texts or [] for part in text.split(",") if part.strip()]
 
 
-def ranked(model: Model, items: list[str], *, k: int, dislikes: Sequence[str] = (), **options: Any) -> list[Item]:
+def ranked(model: Model, items: Sequence[str], *, k: int, dislikes: Sequence[str] = (), **options: Any) -> list[Item]:
     """The k best items for one history: rank, item_id, name, score."""
     frame = model.recommend([items], k=k, dislikes=[list(dislikes)] if dislikes else None, **options)
     return frame.select("rank", "item_id", "name", "score").to_dicts()
@@ -122,7 +126,7 @@ def dislike_effect(steered: list[Item], plain: list[Item], dislikes: list[Item])
     return Effect("filtered" if same else "steered", new)
 
 
-def named(model: Model, items: list[str]) -> list[Item]:
+def named(model: Model, items: Sequence[str]) -> list[Item]:
     """Ids as the catalogue writes them, with what to call them."""
     known = model.vocabulary.encode(items)
     pairs = zip(model.vocabulary.decode(known), model.vocabulary.names(known), strict=True)

@@ -23,6 +23,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError:  # the only module that needs it
     raise ConfigError("Figures need matplotlib.", hint="pip install 'guiderec[plots]'") from None
@@ -279,7 +280,7 @@ def _draw_metric(panel: Axes, values: Sequence[Mapping[str, float]], names: Sequ
 
 
 def _panels(rows: int, columns: int, *, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
     return figure, list(axes.flat)
@@ -358,7 +359,9 @@ def _style(theme: Theme) -> Iterator[None]:
         "ytick.left": False,
         "grid.color": theme.grid,
         "grid.linewidth": 0.8,
-        "legend.frameon": False,
+        "legend.facecolor": theme.paper,
+        "legend.edgecolor": theme.paper,
+        "legend.framealpha": 1.0,
         "legend.fontsize": 8.5,
         "font.family": "DejaVu Sans",
         "font.size": 8.5,

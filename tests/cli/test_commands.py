@@ -1,0 +1,155 @@
+"""The written list of commands and flags, and what every command has in common."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import typer
+
+from guiderec.cli.main import app
+
+from .conftest import Cli
+
+COMMANDS = {
+    "train": {"recipe", "--data", "--set", "--seed", "--out", "--resume", "--json"},
+    "evaluate": {"run", "--data", "--part", "--seen", "--noise-seed", "--json"},
+    "recommend": {
+        "run",
+        "--history",
+        "--like",
+        "--dislike",
+        "-k",
+        "--guidance-scale",
+        "--exclude-seen",
+        "--json",
+    },
+    "compare": {"sides", "--part", "--metric", "--json"},
+    "report": {"runs", "--out", "--part", "--json"},
+    "recipes": {"name", "--json"},
+    "demo": {"--out", "--seed", "--json"},
+}
+"""Everything that scripts may rely on; a change here is a change for users and belongs in the changelog."""
+
+ELSEWHERE = {"data", "doctor"}
+"""Commands with a written list of their own."""
+
+
+def test_commands_and_flags_are_the_written_ones() -> None:
+    group = typer.main.get_command(app)
+    found = {
+        name: {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+    }
+    assert set(found) == set(COMMANDS) | ELSEWHERE
+    assert {name: flags - {"--help"} for name, flags in found.items() if name in COMMANDS} == COMMANDS
+
+
+def test_every_command_takes_json_and_explains_every_option() -> None:
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        leaves = command.commands.items() if hasattr(command, "commands") else [(name, command)]
+        for leaf, each in leaves:
+            assert "--json" in {flag for parameter in each.params for flag in parameter.opts}, leaf
+            assert each.help, leaf
+            assert all(parameter.help for parameter in each.params if parameter.name != "help"), leaf
+
+
+def test_help_and_version(cli: Cli) -> None:
+    done = cli("--version")
+    assert (done.status, done.out) == (0, f"guiderec {version('guiderec')}\n")
+    done = cli("--help")
+    assert done.status == 0
+    assert all(name in done.out for name in COMMANDS)
+
+
+def test_the_help_loads_nothing_heavy() -> None:
+    """Half a second to the help text: neither torch nor polars, matplotlib, pydantic or scipy may be loaded for it."""
+    heavy = ("torch", "polars", "matplotlib", "pydantic", "numpy", "scipy")
+    code = (
+        "import sys; from guiderec.cli.main import main; main(['--help']); "
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "train" in done.stdout
+
+
+def test_the_installed_command_exits_with_the_status() -> None:
+    code = (
+        "import sys; sys.argv = ['guiderec', 'report', 'absent']; from guiderec.cli.main import main; sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error: absent is not a run directory: the directory does not exist. "
+        "Hint: name a directory written by `guiderec train`.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        (["trian"], "UsageError", "No such command 'trian'"),
+        (["train", "steerrec:beauty"], "UsageError", "Missing option '--data'"),
+        (["evaluate", "run", "--data", "x", "--part", "train"], "UsageError", "'train' is not one of 'test', 'valid'"),
+        (["recommend", "run", "-k", "0"], "UsageError", "Invalid value for '-k'"),
+        (["report", "a", "b"], "UsageError", "a report on several runs needs a directory"),
+        (["train", "sterrec:beauty", "--data", "x"], "ConfigError", "Did you mean 'steerrec:beauty'?"),
+        (
+            ["train", "steerrec:beauty", "--data", "x", "--set", "model.dm=2"],
+            "ConfigError",
+            "'dm' is not an option. Did you mean 'dim'?",
+        ),
+        (["train", "steerrec:beauty", "--data", "x", "--set", "dim"], "ConfigError", "not of the form option=value"),
+        (["train", "steerrec:beauty", "--data", "absent"], "DataError", "absent"),
+        (["evaluate", "absent", "--data", "x"], "DataError", "x"),
+        (["recommend", "absent", "--history", "a"], "CheckpointError", "absent"),
+        (["compare", "absent", "absent"], "CheckpointError", "absent"),
+        (["compare", "absent"], "DataError", "at least one run on each side"),
+        (["recipes", "absent"], "ConfigError", "There is no recipe 'absent'"),
+    ],
+)
+def test_errors_are_one_line_and_an_object(cli: Cli, arguments: list[str], kind: str, message: str) -> None:
+    plain = cli(*arguments)
+    assert plain.status == 2
+    assert plain.out == ""
+    (line,) = plain.err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+    as_json = cli(*arguments, "--json")
+    assert as_json.status == 2
+    assert as_json.json == {"error": line.removeprefix("error: "), "type": kind}
+    assert as_json.err == plain.err
+
+
+def test_ctrl_c_exits_with_130_and_says_how_to_go_on(cli: Cli, split: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("guiderec.recipes.run.train", interrupted)
+    done = cli("train", "popularity:default", "--data", split, "--out", "somewhere")
+    assert done.status == 130
+    assert done.err.splitlines() == [
+        "The same command with --resume --out somewhere goes on where this one stopped.",
+        "error: interrupted.",
+    ]
+
+
+def test_a_file_in_the_way_is_one_line(cli: Cli, split: object, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    done = cli("train", "popularity:default", "--data", split, "--out", tmp_path / "file" / "run")
+    assert (done.status, done.err) == (2, f"error: {tmp_path / 'file' / 'run'}: Not a directory.\n")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("guiderec.recipes.registry.recipes", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        cli("recipes")
