@@ -123,7 +123,11 @@ def load_tensors(path: Path) -> Tensors:
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
-    """Copy `tensors` into `module`. CheckpointError when names or shapes are not those of the module."""
+    """Copy `tensors` into `module`. CheckpointError when names or shapes are not those of the module.
+
+    Empty buffers of the module take any shape of the same rank: their size is known only once they were prepared.
+    """
+    _make_room(module, tensors)
     own = module.state_dict()
     missing = [name for name in own if name not in tensors]
     unknown = [name for name in tensors if name not in own]
@@ -140,6 +144,14 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Pat
             hint="the configuration or the number of items is not that of the run",
         )
     module.load_state_dict(dict(tensors))
+
+
+def _make_room(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    for name, buffer in list(module.named_buffers()):
+        stored = tensors.get(name)
+        if stored is not None and not buffer.numel() and stored.ndim == buffer.ndim:
+            owner, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(owner), attribute, buffer.new_empty(stored.shape))
 
 
 def on_cpu(module: nn.Module, into: Tensors | None = None) -> Tensors:
