@@ -110,6 +110,17 @@ def test_provenance_is_on_the_page(page: Page) -> None:
         assert str(fact) in page.words
 
 
+def test_the_lead_names_the_best_run_and_admits_overlap(make_run: MakeRun, tmp_path: Path) -> None:
+    near = [make_run("s0", seed=0, epochs=0), make_run("s1", seed=1, epochs=0)]
+    far = make_run("far", model="popularity", epochs=0, skill=0.005)
+    runs = [read(path) for path in [*near, far]]
+    best = max(range(3), key=lambda i: runs[i].evaluations["test"].metrics["recall@5"]["mean"])
+    assert best < 2
+    words = Page(write([*near, far], tmp_path / "out").page.read_text(encoding="utf-8")).words
+    assert f"Of 3 runs on the test part of planted/user-split, steerrec:demo (seed {best}) is highest" in words
+    assert f"The interval of steerrec:demo (seed {1 - best}) overlaps" in words
+
+
 def test_links_lead_to_the_runs_and_ids_are_unique(page: Page) -> None:
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))

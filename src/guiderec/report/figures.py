@@ -109,6 +109,7 @@ def rank_histogram(run: Run, name: str, part: str = "test") -> Picture | None:
         figure, (panel,) = _panels(1, 1, height=2.9)
         at = np.arange(len(edges))
         panel.bar(at, share, width=0.72, color=theme.series[0], label="this run")
+        panel.hlines(chance, at - 0.44, at + 0.44, color=theme.paper, linewidth=3.6)
         panel.hlines(chance, at - 0.44, at + 0.44, color=theme.ink, linewidth=1.6, label="random order")
         panel.set_xticks(at, texts)
         panel.tick_params(axis="x", labelsize=8 if len(edges) <= 12 else 7, length=0)
@@ -119,7 +120,8 @@ def rank_histogram(run: Run, name: str, part: str = "test") -> Picture | None:
         panel.grid(axis="y")
         return figure
 
-    top = [f"{100 * np.mean(ranks <= k):.1f} % in the first {k}" for k in (1, 10, 100) if k < n_items]
+    places = {1: "at rank 1", 10: "in the first 10", 100: "in the first 100"}
+    top = [f"{100 * np.mean(ranks <= k):.1f} % {place}" for k, place in places.items() if k < n_items]
     caption = (
         f"Where the targets of {len(ranks):,} rows land: {', '.join([*top, ''])}"
         f"median rank {np.median(ranks):,.0f} of {n_items:,}."
@@ -266,9 +268,10 @@ def _draw_metric(panel: Axes, values: Sequence[Mapping[str, float]], names: Sequ
     low = np.array([value["low"] for value in values])
     high = np.array([value["high"] for value in values])
     panel.barh(at, mean, height=0.62, color=[colour for colour, _ in zip(_cycle(theme), values, strict=False)])
-    panel.hlines(at, low, high, color=theme.ink, linewidth=1.3)
-    for edge in (low, high):
-        panel.vlines(edge, at - 0.12, at + 0.12, color=theme.ink, linewidth=1.3)
+    for colour, width in ((theme.paper, 3.4), (theme.ink, 1.3)):  # a halo, since ink on a bar may be hard to see
+        panel.hlines(at, low, high, color=colour, linewidth=width)
+        for edge in (low, high):
+            panel.vlines(edge, at - 0.12, at + 0.12, color=colour, linewidth=width)
     for i, value in enumerate(mean):
         panel.annotate(f"{value:.4f}", (high[i], i), xytext=(5, 0), textcoords="offset points", va="center")
     panel.set_yticks(at, names)

@@ -191,7 +191,10 @@ def _lead(runs: Sequence[Run], part: str) -> list[str]:
         if len(group) == 1:
             sentences.append(f"{names[best]} has {number} {where}.")
         else:
-            sentences.append(f"Of {len(group)} runs {where}, {names[best]} is highest: {number}.")
+            near = [name for name, v in zip(names, values, strict=True) if v is not value and v["high"] >= value["low"]]
+            doubt = f" The interval of {', '.join(near)} overlaps: `guiderec compare` tells whether they differ."
+            sentence = f"Of {len(group)} runs {where}, {names[best]} is highest: {number}."
+            sentences.append(sentence + (doubt if near else ""))
     return sentences
 
 
