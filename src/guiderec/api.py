@@ -10,6 +10,7 @@ from typing import Any
 from guiderec.config import override
 from guiderec.data.dataset import Dataset
 from guiderec.data.prepared import load
+from guiderec.errors import ConfigError, DataError
 from guiderec.model import Model
 from guiderec.recipes import run as runs
 from guiderec.recipes.experiment import Experiment
@@ -21,8 +22,15 @@ __all__ = ["Model", "configure", "fit", "load"]
 def configure(
     recipe: str | Experiment, overrides: Mapping[str, Any] | None = None, seed: int | None = None
 ) -> Experiment:
-    """An experiment from a recipe's name (or an experiment), with dotted overrides and a seed."""
+    """An experiment from a recipe's name (or an experiment), with dotted overrides and a seed.
+
+    Raises ConfigError for a recipe or option that does not exist, or a value that is impossible.
+    """
     experiment = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"Expected a recipe's name or an Experiment, got {recipe!r}.", hint="see guiderec.recipes()")
+    if not isinstance(overrides or {}, Mapping):
+        raise ConfigError(f"Expected overrides as a mapping, got {overrides!r}.", hint='for example {"model.dim": 256}')
     changed = override(experiment, overrides or {})
     assert isinstance(changed, Experiment)
     return changed if seed is None else changed.replace(seed=seed)
@@ -51,7 +59,23 @@ def fit(
         Replaces the recipe's seed.
     out
         Run directory to keep (configuration, log, checkpoint, model). None keeps nothing but the returned model.
+
+    Raises
+    ------
+    ConfigError
+        For a recipe or option that does not exist, or a value that is impossible.
+    DataError
+        For a folder that holds no prepared split.
+    CheckpointError
+        If `out` already holds a run.
+    TrainingError
+        When the loss is not finite.
     """
+    if not isinstance(data, Dataset | str | Path):
+        raise DataError(
+            f"Expected a Dataset or the folder of a prepared split, got {type(data).__name__}.",
+            hint="split a log with a protocol, for example guiderec.UserSplit, or load a folder with guiderec.load",
+        )
     dataset = data if isinstance(data, Dataset) else load(data)
     experiment = configure(recipe, overrides, seed)
     if out is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Any, Literal, Self
 
 import polars as pl
 import torch
+from pydantic import Field
 
+from guiderec.config import Part
 from guiderec.data.batch import PADDING, Query
 from guiderec.data.dataset import RawId, Vocabulary
 from guiderec.errors import CheckpointError, ConfigError, DataError
@@ -19,11 +22,21 @@ from guiderec.rng import Noise, key_of
 from guiderec.training.checkpoint import load_into, load_tensors, save_tensors
 from guiderec.training.record import read_json, replacing_directory, write_json
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 FORMAT = 1
 """Version of the model directory."""
+
+
+class Description(Part):
+    """What `model.json` holds."""
+
+    format: Literal[1] = 1
+    """`FORMAT`."""
+    model: dict[str, Any]
+    """Options of the model; `name` says which one."""
+    n_items: int = Field(ge=1)
+    """I, the number of rows of `items.parquet`."""
+    max_length: int = Field(ge=1)
+    """L, how many of the newest items of a history the model is shown."""
 
 
 class Model:
@@ -34,6 +47,12 @@ class Model:
     """
 
     def __init__(self, recommender: Recommender, vocabulary: Vocabulary, max_length: int) -> None:
+        if len(vocabulary) != recommender.n_items:
+            raise ConfigError(
+                f"The vocabulary has {len(vocabulary):,} items, but the model was made for {recommender.n_items:,}."
+            )
+        if max_length < 1:
+            raise ConfigError(f"max_length must be at least 1, got {max_length}.")
         self.recommender = recommender.eval()
         self.vocabulary = vocabulary
         self.max_length = max_length
@@ -63,24 +82,27 @@ class Model:
         """The k best items for each history of raw ids (oldest first), as a frame.
 
         Dislikes are never in the list. If the model steers, they also change what is generated, with strength
-        `guidance_scale` (0 is off; None takes the model's own). Likes are taken by models that know them and refused
-        by others. The answer to a history depends on nothing but the history, its likes and dislikes and the seed.
+        `guidance_scale` (0 is off; None takes the model's own). The answer to a history depends on nothing but the
+        history, its dislikes, the strength and the seed.
 
         Returns
         -------
         Frame with one row per recommendation: `query` (index into histories), `item_id`, `name`, `score` and `rank`
-        (from 1).
+        (from 1). A query has fewer than k rows where dislikes and seen items leave fewer items.
 
         Raises
         ------
         DataError
-            For an item that is not in the catalogue, with the nearest one that is.
+            For an item that is not in the catalogue, with the nearest one that is, or something that is no list.
         ConfigError
-            For k below 1 or above the number of items left, or lists whose number is not that of the histories.
+            For k below 1 or above the number of items; a number of dislike lists that is not that of the histories;
+            a strength that is negative, or for a model without guidance; and for likes, which no model takes yet.
         """
+        histories = _rows_of("histories", histories)
         rows = len(histories)
-        if k < 1:
-            raise ConfigError(f"k must be at least 1, got {k}.")
+        self._check_whole("k", k, at_most=len(self.vocabulary))
+        self._check_whole("batch_size", batch_size)
+        self._check_scale(guidance_scale)
         if likes is not None:
             raise ConfigError(f"'{self.name}' cannot be pulled by likes.", hint="append liked items to the history")
         disliked = self._lists("dislikes", dislikes, rows)
@@ -116,7 +138,13 @@ class Model:
                 "score": scores.flatten().tolist(),
                 "rank": list(range(1, k + 1)) * rows,
             },
-            schema_overrides={"query": pl.Int64, "score": pl.Float64, "rank": pl.Int64, "name": pl.String},
+            schema_overrides={
+                "query": pl.Int64,
+                "item_id": pl.String if isinstance(self.vocabulary.raw[0], str) else pl.Int64,
+                "name": pl.String,
+                "score": pl.Float64,
+                "rank": pl.Int64,
+            },
         )
         return frame.filter(pl.Series(flat, dtype=pl.Int64) != PADDING)  # fewer than k items were left
 
@@ -130,13 +158,10 @@ class Model:
             table = self.vocabulary.table
             table = pl.DataFrame({"item": list(self.vocabulary.raw)}) if table is None else table
             table.write_parquet(draft / "items.parquet")
-            plain = {
-                "format": FORMAT,
-                "model": self.recommender.config.to_plain(),
-                "n_items": len(self.vocabulary),
-                "max_length": self.max_length,
-            }
-            write_json(draft / "model.json", plain)
+            description = Description(
+                model=self.recommender.config.to_plain(), n_items=len(self.vocabulary), max_length=self.max_length
+            )
+            write_json(draft / "model.json", description.to_plain())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -146,22 +171,25 @@ class Model:
         """
         folder = Path(folder)
         folder = folder / "model" if (folder / "model" / "model.json").exists() else folder
-        plain = read_json(folder / "model.json")
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: there is no such directory.")
+        where = folder / "model.json"
+        plain = read_json(where)
         if plain.get("format") != FORMAT:
-            raise CheckpointError(f"{folder}: format {plain.get('format')!r}, this version reads format {FORMAT}.")
-        try:
-            table = pl.read_parquet(folder / "items.parquet")
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise CheckpointError(f"{folder / 'items.parquet'}: cannot be read: {error}") from None
-        if len(table) != plain["n_items"] or "item" not in table.columns:
             raise CheckpointError(
-                f"{folder / 'items.parquet'}: expected a column 'item' with {plain['n_items']} rows, "
-                f"found {table.columns} with {len(table)} rows."
+                f"{where}: format {plain.get('format')!r}, this version reads format {FORMAT}.",
+                hint="load it with the version of guiderec that wrote it",
             )
-        recommender = build(model_config(plain["model"]), plain["n_items"])
+        try:
+            description = Description.from_plain(plain)
+            config = model_config(description.model)
+            vocabulary = _read_items(folder / "items.parquet", description.n_items)
+            recommender = build(config, description.n_items)
+        except ConfigError as error:
+            raise CheckpointError(f"{where}: {error}") from None
         weights = folder / "weights.safetensors"
         load_into(recommender, load_tensors(weights), weights)
-        return cls(recommender, Vocabulary(tuple(table["item"].to_list()), table), plain["max_length"])
+        return cls(recommender, vocabulary, description.max_length)
 
     def reconfigured(self, config: ModelConfig) -> Self:
         """The same weights under other options, for example another guidance or number of sampling steps.
@@ -174,20 +202,72 @@ class Model:
         load_into(recommender, self.recommender.state_dict(), "the trained model")
         return type(self)(recommender.to(self.recommender.device), self.vocabulary, self.max_length)
 
+    def _check_whole(self, name: str, value: int, *, at_most: int | None = None) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{name} must be a whole number, got {value!r}.")
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}.")
+        if at_most is not None and value > at_most:
+            raise ConfigError(f"{name} must be at most {at_most:,}, the number of items, got {value:,}.")
+
+    def _check_scale(self, scale: float | None) -> None:
+        if scale is None:
+            return
+        if not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
+            raise ConfigError(f"guidance_scale must be a number from 0 on, got {scale!r}.")
+        if scale > 0 and "guidance" not in type(self.recommender.config).model_fields:
+            raise ConfigError(
+                f"'{self.name}' has no guidance, so guidance_scale = {scale} cannot be honoured.",
+                hint="leave it out: dislikes are filtered from the list of every model",
+            )
+
     def _lists(self, what: str, lists: Sequence[Sequence[RawId]] | None, rows: int) -> list[list[int]]:
         if lists is None:
             return [[] for _ in range(rows)]
+        lists = _rows_of(what, lists)
         if len(lists) != rows:
             raise ConfigError(f"{what}: expected one list per history ({rows}), got {len(lists)}.")
         return [self._encode(items, f"{what} {row}") for row, items in enumerate(lists)]
 
     def _encode(self, items: Sequence[RawId], where: str) -> list[int]:
-        if isinstance(items, str):
-            raise DataError(f"{where}: expected a list of item ids, got the text {items!r}.")
+        if isinstance(items, str | bytes) or not isinstance(items, Iterable):
+            raise DataError(
+                f"{where}: expected a list of item ids, got {items!r}.",
+                hint="give one list per history: [[...], [...]]",
+            )
         try:
-            return self.vocabulary.encode(items)
+            return self.vocabulary.encode(list(items))
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
+        except TypeError:  # a list or a dictionary cannot be looked up
+            raise DataError(f"{where}: item ids are text or whole numbers, got {items!r}.") from None
+
+
+def _rows_of(what: str, lists: Sequence[Sequence[RawId]]) -> list[Sequence[RawId]]:
+    if isinstance(lists, str | bytes) or not isinstance(lists, Iterable):
+        raise DataError(f"{what}: expected a list of lists of item ids, got {lists!r}.", hint='for example [["B001"]]')
+    return list(lists)
+
+
+def _read_items(path: Path, n_items: int) -> Vocabulary:
+    """The vocabulary of a model directory. CheckpointError when the file is damaged or holds something else."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such file.")
+    try:
+        table = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise CheckpointError(f"{path}: not a readable Parquet file ({error}).", hint="it is damaged") from None
+    if "item" not in table.columns or len(table) != n_items:
+        raise CheckpointError(
+            f"{path}: expected a column 'item' with {n_items} rows, found {table.columns} with {len(table)} rows."
+        )
+    items = table["item"]
+    if not (items.dtype == pl.String or items.dtype.is_integer()) or items.null_count() or items.n_unique() < n_items:
+        raise CheckpointError(
+            f"{path}: item ids must be distinct text or whole numbers, found {items.dtype} with {items.null_count()} "
+            f"missing and {n_items - items.n_unique()} repeated."
+        )
+    return Vocabulary(tuple(items.to_list()), table)
 
 
 def _padded(lists: Iterable[Sequence[int]], *, width: int | None = None, left: bool = False) -> torch.Tensor:

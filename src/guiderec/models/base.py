@@ -28,8 +28,9 @@ class Recommender(nn.Module):
     """Scores every item of the catalogue for a history."""
 
     Config: ClassVar[type[ModelConfig]]
-    steers: ClassVar[bool] = False
-    """True: dislikes change what is generated. False: they can only be filtered from the list."""
+    steers: bool = False
+    """True: dislikes change what is generated. False: they can only be filtered from the list. A model that knows
+    only from its options sets this in its constructor."""
     trains: ClassVar[bool] = True
     """False: `prepare` is all the training there is (popularity, Markov)."""
 

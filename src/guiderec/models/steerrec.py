@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,7 +72,16 @@ class HardNegatives(Part):
     count: int = Field(20, ge=1)
     """N_neg, negatives per row."""
     band: tuple[float, float] = (0.01, 0.03)
-    """Shares of the catalogue between which the ranks lie. (0, 0) takes exactly the `count` most similar items."""
+    """Shares of the catalogue between which the ranks lie: 0 <= first <= last <= 1, first < 1. A band of no more than
+    `count` items becomes the `count` items from its first on, each taken once: (0, 0) is the most similar ones."""
+
+    @field_validator("band")
+    @classmethod
+    def _shares_of_one(cls, band: tuple[float, float]) -> tuple[float, float]:
+        first, last = band
+        if not (0 <= first <= last <= 1 and first < 1):
+            raise ValueError("needs 0 <= first <= last <= 1 and first < 1")
+        return band
 
     def __call__(self, query: Query, condition: Tensor, items: Tensor, noise: Noise) -> Tensor:
         """(B, N) item ids, for conditions (B, D) and the item table (I + 1, D)."""
@@ -136,11 +145,11 @@ class SteerRec(EmbeddingRecommender):
     """Pulled by the history, pushed away from negatives."""
 
     Config = SteerRecConfig
-    steers = True
 
     def __init__(self, config: SteerRecConfig, n_items: int) -> None:
         """Items and null token N(0, 1); the encoder as in `nn/history.py`; the denoiser as one torch Linear."""
         super().__init__(config, n_items)
+        self.steers = isinstance(config.guidance, PositiveNegative)  # other guidance never looks at c^-
         self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=PADDING)
         self.null = nn.Parameter(torch.randn(config.dim))
         self.encoder = LastStateEncoder(
@@ -214,7 +223,7 @@ class SteerRec(EmbeddingRecommender):
         conditions = Conditions(
             toward=condition,
             null=self.null.expand(len(query), -1),
-            away=self.negative_condition(query, condition, noise),
+            away=self.negative_condition(query, condition, noise) if self.steers else None,
         )
         x0_hat = self.generator(conditions, self.config.guidance, noise, query.key, scale=query.guidance_scale)
         return x0_hat[:, None]

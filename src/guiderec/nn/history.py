@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guiderec.errors import ConfigError
+
 
 class LastPositionAttention(nn.Module):
     """Attention of the last position over the history: query (B, D), states (B, L, D), mask (B, L) -> (B, D).
@@ -31,7 +33,7 @@ class LastPositionAttention(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         if dim % heads:
-            raise ValueError(f"heads must divide dim, got heads = {heads} and dim = {dim}.")
+            raise ConfigError(f"heads must divide dim, got heads = {heads} and dim = {dim}.")
         self.heads = heads
         self.dropout = dropout
         self.query = nn.Linear(dim, dim)

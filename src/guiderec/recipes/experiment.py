@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from guiderec.config import Part
+from guiderec.errors import ConfigError
+from guiderec.evaluation.metrics import parse_metric, parse_metrics
 from guiderec.models.base import ModelConfig
 from guiderec.recipes.registry import model_config
 from guiderec.training.loop import Training
@@ -35,3 +37,26 @@ class Experiment(Part):
     """What is reported."""
     seed: int = Field(0, ge=0)
     """Seeds initialisation, dropout, noise and the order of rows."""
+
+    @field_validator("training")
+    @classmethod
+    def _known_metric(cls, training: Training) -> Training:
+        """An unknown metric fails here and not after the first epoch; `HR@5` is stored as `recall@5`."""
+        name = parse_metric(training.metric).name
+        return training if name == training.metric else training.replace(metric=name)
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(metric.name for metric in parse_metrics(metrics))
+
+    @model_validator(mode="after")
+    def _model_takes_histories(self) -> Experiment:
+        """Without this, a model would read the newest items alone and the record would claim longer histories."""
+        longest = getattr(self.model, "max_length", None)
+        if longest is not None and self.max_length > longest:
+            raise ConfigError(
+                f"max_length = {self.max_length}, but the model reads {longest} items (model.max_length).",
+                hint="set both, for example max_length=50 and model.max_length=50",
+            )
+        return self

@@ -40,12 +40,13 @@ def train(
     Raises
     ------
     CheckpointError
-        If `run` already holds a run and `resume` is False, or `resume` is True and the stored experiment differs.
+        If `run` already holds a run and `resume` is False, or `resume` is True and the stored experiment or the
+        fingerprint of its data differs.
     """
-    _claim(run, experiment, dataset, resume)
     keep_freed_memory()
     seed_everything(experiment.seed)
-    model = build(experiment.model, dataset.n_items)
+    model = build(experiment.model, dataset.n_items)  # before anything is written: options may not fit each other
+    _claim(run, experiment, dataset, resume)
     rows = training_rows(experiment, dataset)
     loader = Loader(
         rows, batch_size=experiment.training.batch_size, max_length=experiment.max_length, seed=experiment.seed
@@ -100,13 +101,7 @@ def evaluate(
     if overrides and not label:
         raise ConfigError("An evaluation under other options needs a label.", hint="for example label = 'cfg'")
     experiment = read_experiment(run)
-    trained_on = read_json(run / "data.json")["fingerprint"]["sha256"]
-    if trained_on != dataset.fingerprint.sha256:
-        raise CheckpointError(
-            f"{run}: was trained on data with fingerprint {trained_on[:12]}, got {dataset.name} with "
-            f"{dataset.fingerprint.sha256[:12]}.",
-            hint="evaluate on the split that the run was trained on",
-        )
+    _require_same_data(run, dataset)
     changed = override(experiment, overrides or {})
     assert isinstance(changed, Experiment)
     model = Model.from_pretrained(run / "model").reconfigured(changed.model).recommender
@@ -140,6 +135,7 @@ def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) ->
     if resume and stored.exists():
         if read_json(stored) != plain:
             raise CheckpointError(f"{run}: holds another experiment.", hint="resume with the options it was begun with")
+        _require_same_data(run, dataset)
         return
     if stored.exists():
         raise CheckpointError(f"{run}: already holds a run.", hint="choose another --out, or continue it with --resume")
@@ -147,6 +143,19 @@ def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) ->
     write_json(run / "data.json", describe(dataset, training_rows(experiment, dataset)))
     write_json(run / "environment.json", environment())
     write_json(stored, plain)
+
+
+def _require_same_data(run: Path, dataset: Dataset) -> None:
+    fingerprint = read_json(run / "data.json").get("fingerprint")
+    trained_on = fingerprint.get("sha256") if isinstance(fingerprint, dict) else None
+    if not isinstance(trained_on, str):
+        raise CheckpointError(f"{run / 'data.json'}: names no fingerprint.", hint="the file is damaged")
+    if trained_on != dataset.fingerprint.sha256:
+        raise CheckpointError(
+            f"{run}: was trained on data with fingerprint {trained_on[:12]}, got {dataset.name} with "
+            f"{dataset.fingerprint.sha256[:12]}.",
+            hint="use the split that the run was trained on",
+        )
 
 
 def describe(dataset: Dataset, train: Rows) -> dict[str, Any]:
