@@ -195,7 +195,7 @@ def _known(known: dict[str, Any] | None) -> str:
         return "no published split"
     if known["exact"]:
         return f"{known['title']}, {known['form']} (used by {known['used_by']})"
-    return f"the counts of {known['title']}, {known['form']}, but other content: not that split"
+    return f"the counts of {known['title']}, {known['form']}, but not that split"
 
 
 def _lengths(lengths: dict[str, float]) -> str:

@@ -22,7 +22,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     """
     fingerprint = dataset.fingerprint
     sequences = [part.sequences for part in (dataset.train, dataset.valid, dataset.test)]
-    known = sources.recognise(fingerprint)
+    known = sources.recognise(fingerprint, dataset.protocol)
     return {
         "name": dataset.name,
         "known_as": None if known is None else known.to_plain(),

@@ -6,8 +6,10 @@ The data themselves are not part of the package. `recognise` answers "which Beau
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from pydantic import Field
 
@@ -22,6 +24,8 @@ class Variant(Part):
     """For people: `user split of the last 11 items`."""
     folder: str
     """Where it lies in a data folder: `user-split`."""
+    protocol: str | None
+    """Name of the protocol; None for a log."""
     users: int
     """Sequences where the source has no users."""
     items: int
@@ -56,7 +60,7 @@ class Recognised(Part):
     used_by: str
     licence: str
     exact: bool
-    """Whether the SHA-256 agrees; otherwise only the counts do: the same data, divided or cut in another way."""
+    """Whether the log and the protocol are those; otherwise only the counts agree: divided or cut in another way."""
 
 
 @cache
@@ -67,24 +71,26 @@ def sources() -> dict[str, Source]:
     return {source.name: source for source in sorted(read, key=lambda source: source.name)}
 
 
-def recognise(fingerprint: Fingerprint) -> Recognised | None:
-    """The variant with this fingerprint, or else with these counts, or None."""
+def recognise(fingerprint: Fingerprint, protocol: Mapping[str, Any]) -> Recognised | None:
+    """The variant with this fingerprint, or else with these counts, or None.
+
+    A user split that was drawn by a seed is never the released one, though its log may be the same.
+    """
     counts = (fingerprint.users, fingerprint.items, fingerprint.interactions)
     alike = [
-        (source, variant)
+        (source, variant, variant.sha256 == fingerprint.sha256 and variant.protocol == protocol["name"])
         for source in sources().values()
         for variant in source.variants
         if (variant.users, variant.items, variant.interactions) == counts
     ]
-    alike.sort(key=lambda pair: pair[1].sha256 != fingerprint.sha256)
     if not alike:
         return None
-    source, variant = alike[0]
+    source, variant, same = max(alike, key=lambda found: found[2])
     return Recognised(
         source=source.name,
         title=source.title,
         form=variant.form,
         used_by=variant.used_by,
         licence=source.licence,
-        exact=variant.sha256 == fingerprint.sha256,
+        exact=same and protocol.get("seed") is None,
     )
