@@ -105,6 +105,26 @@ class Dataset:
     users: pl.Series | None = None
     """Raw user ids where they are text: `Sequences.users` counts into it. None: the users are the raw integers."""
 
+    @cached_property
+    def split_sha256(self) -> str:
+        """SHA-256 of which rows are in which part. Two splits of one log share the fingerprint but not this.
+
+        Per part, one line per sequence with a target: the raw ids up to its last target, joined by tabs, then the
+        positions of its targets; lines sorted, so that neither the numbering of items nor the order of users counts.
+        """
+        names = np.array(["", *map(str, self.vocabulary.raw)], dtype=object)
+        digest = hashlib.sha256()
+        for name in ("train", "valid", "test"):
+            rows = self.part(name)
+            order = np.lexsort((rows.position, rows.sequence))
+            ends = np.flatnonzero(np.diff(rows.sequence[order])) + 1
+            lines = [
+                "\t".join(names[rows.sequences[s][: positions[-1] + 1]]) + "|" + ",".join(map(str, positions))
+                for s, positions in zip(np.unique(rows.sequence), np.split(rows.position[order], ends), strict=True)
+            ]
+            digest.update("\n".join([name, *sorted(lines), ""]).encode())
+        return digest.hexdigest()
+
     @property
     def n_items(self) -> int:
         """I, the number of items, without padding."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,14 +147,13 @@ def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) ->
 
 
 def _require_same_data(run: Path, dataset: Dataset) -> None:
-    fingerprint = read_json(run / "data.json").get("fingerprint")
-    trained_on = fingerprint.get("sha256") if isinstance(fingerprint, dict) else None
+    trained_on = read_json(run / "data.json").get("split_sha256")
     if not isinstance(trained_on, str):
-        raise CheckpointError(f"{run / 'data.json'}: names no fingerprint.", hint="the file is damaged")
-    if trained_on != dataset.fingerprint.sha256:
+        raise CheckpointError(f"{run / 'data.json'}: names no split.", hint="the file is damaged")
+    if trained_on != dataset.split_sha256:
         raise CheckpointError(
-            f"{run}: was trained on data with fingerprint {trained_on[:12]}, got {dataset.name} with "
-            f"{dataset.fingerprint.sha256[:12]}.",
+            f"{run}: was trained on the split {trained_on[:12]}, got {dataset.name}, split "
+            f"{dataset.split_sha256[:12]}.",
             hint="use the split that the run was trained on",
         )
 
@@ -164,7 +164,8 @@ def describe(dataset: Dataset, train: Rows) -> dict[str, Any]:
         "name": dataset.name,
         "protocol": dataset.protocol,
         "seen": dataset.seen,
-        "fingerprint": vars(dataset.fingerprint),
+        "fingerprint": asdict(dataset.fingerprint),
+        "split_sha256": dataset.split_sha256,
         "rows": {"train": len(train), "valid": len(dataset.valid), "test": len(dataset.test)},
     }
 
