@@ -1,0 +1,446 @@
+"""Turn the records of this folder into tables: `docs/results.md`, and the block between two marks in `README.md`.
+
+    git add results && python results/render.py        (--check: change nothing, fail if they would change)
+
+Input    results/<study>/<run>-seed<k>.json    one record per run, as `guiderec.training.record.collect` makes it
+         results/<study>/comparisons.json      paired tests, as `reproduce.py --compare` makes them; optional
+         results/published.json                what the papers print
+Records that git does not track are left out, so that a page never shows a number that is not in the repository.
+The same records give the same text, byte by byte. Studies, runs and parts without records are not mentioned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+MARKS = ("<!-- results: written by results/render.py -->", "<!-- end of results -->")
+
+STUDIES = {
+    "beauty-baselines": "Beauty, user split: baselines without diffusion",
+    "beauty-d512": "Beauty, user split: diffusion models at width 512",
+    "beauty-d1024": "Beauty, user split: diffusion models at width 1024",
+    "beauty-d3072": "Beauty, user split: SteerRec at the paper's width 3072, 25 epochs at most",
+    "beauty-every-prefix": "Beauty, user split: SteerRec trained on every prefix, width 256",
+    "beauty-resplit": "Beauty: other user splits, one drawn from the full sequences for every seed",
+}
+"""Titles, in the order of the page. Other studies follow in alphabetical order under their own name."""
+
+RUNS = {
+    "popularity": ("Popularity", None),
+    "markov": ("Markov chain on the last item", None),
+    "sasrec-last-position": ("SASRec, learns from the last item of a user", "SASRec"),
+    "sasrec-every-position": ("SASRec, learns from every item of a user", "SASRec"),
+    "dreamrec": ("DreamRec", "DreamRec"),
+    "preferdiff": ("PreferDiff", "PreferDiff"),
+    "steerrec": ("SteerRec", "SteerRec"),
+    "steerrec/without-png": ("SteerRec without PNG (same weights, classifier-free guidance)", "SteerRec w/o PNG"),
+    "steerrec-without-gal": ("SteerRec without GAL", "SteerRec w/o GAL"),
+    "steerrec-every-prefix": ("SteerRec, learns from every item of a user", None),
+}
+"""Name of a run, or run/label of an evaluation -> its title, and its row in `published.json`."""
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of a study."""
+
+    study: str
+    name: str
+    seed: int
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """The record in `<study>/<name>-seed<k>.json`. ValueError where file name and content disagree."""
+        match = re.fullmatch(r"(.+)-seed(\d+)", path.stem)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        seed = content["experiment"]["seed"]
+        if match is None or int(match[2]) != seed:
+            raise ValueError(f"{path}: the record is of seed {seed}, so the name must be <run>-seed{seed}.json.")
+        return cls(path.parent.name, match[1], int(match[2]), content)
+
+    def evaluations(self, part: str) -> dict[str, Mapping[str, Any]]:
+        """Evaluations of `part` by the key of their row: `steerrec`, `steerrec/without-png`."""
+        found = {}
+        for file, evaluation in self.content.get("evaluation", {}).items():
+            base, _, label = file.partition("-")
+            if base == part:
+                found[f"{self.name}/{label}" if label else self.name] = evaluation
+        return found
+
+
+def tracked(folder: Path) -> list[Path]:
+    """The records that git tracks or has staged; all of them where there is no git checkout."""
+    on_disk = sorted(folder.glob("*/*.json"))
+    try:
+        command = ["git", "-C", str(folder), "ls-files", "-z", "--", "."]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split("\0")
+    except (OSError, subprocess.SubprocessError):
+        return on_disk
+    known = {folder / name for name in listed if name}
+    return [path for path in on_disk if path in known]
+
+
+def read(paths: Iterable[Path]) -> tuple[list[Record], dict[str, Mapping[str, Any]]]:
+    """Records, and comparisons by study."""
+    paths = list(paths)
+    records = [Record.read(path) for path in paths if path.name != "comparisons.json"]
+    comparisons = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in paths
+        if path.name == "comparisons.json"
+    }
+    return records, comparisons
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+def over_seeds(records: Sequence[Record], part: str) -> dict[str, dict[str, list[float]]]:
+    """Row key -> metric -> the means of the single runs, in the order of their seeds."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for record in sorted(records, key=lambda record: record.seed):
+        for key, evaluation in record.evaluations(part).items():
+            metrics = found.setdefault(key, {metric: [] for metric in METRICS})
+            for metric in METRICS:
+                metrics[metric].append(float(evaluation["metrics"][metric]["mean"]))
+    return dict(sorted(found.items(), key=lambda item: _place(item[0], RUNS)))
+
+
+def spread(values: Sequence[float]) -> str:
+    """`0.0412 ± 0.0006`: mean and sample standard deviation over seeds; one seed has no deviation."""
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def published_for(published: Mapping[str, Any], records: Sequence[Record], key: str) -> tuple[str, list[float]] | None:
+    """Source and the four numbers that the paper prints for a row on the data of `records`, if it does."""
+    row = RUNS.get(key, (key, None))[1]
+    table = published.get(records[0].content["data"]["name"])
+    if row is None or table is None:
+        return None
+    assert tuple(table["metrics"]) == METRICS
+    return table["rows"][row]["source"], table["rows"][row]["values"]
+
+
+# --- text ---------------------------------------------------------------------------------------------------------
+
+
+def page(records: Sequence[Record], comparisons: Mapping[str, Mapping[str, Any]], published: Mapping[str, Any]) -> str:
+    """The whole of `docs/results.md`."""
+    parts = [_introduction(), *_findings(records, published)]
+    if not records:
+        parts.append("There are no records yet.")
+    for study in _in_order({record.study for record in records}, STUDIES):
+        own = [record for record in records if record.study == study]
+        parts += _study(study, own, comparisons.get(study), published)
+    return "\n\n".join(parts) + "\n"
+
+
+def readme_block(records: Sequence[Record], published: Mapping[str, Any]) -> str:
+    """The short table of the README: every model at its largest width with records, on the released Beauty split."""
+    rows = []
+    for key, own in _widest(records).items():
+        values = over_seeds(own, "test")[key]
+        printed = published_for(published, own, key)
+        rows.append(
+            (
+                RUNS.get(key, (key,))[0],
+                _width(own[0]),
+                str(len(own)),
+                *(spread(values[metric]) for metric in METRICS),
+                "–" if printed is None else " / ".join(f"{value:.4f}" for value in printed[1]),
+            )
+        )
+    if not rows:
+        return "No records yet."
+    names = [_title(metric) for metric in METRICS]
+    table = _table(("Model", "Width", "Seeds", *names, "Published, width 3072"), rows)
+    return "\n\n".join([table, *_findings(records, published)[1:]])
+
+
+def _introduction() -> str:
+    return """# Results
+
+This page is written by `results/render.py` from the records in [`results/`](../results/README.md). Do not edit it.
+
+How to read it:
+
+- All numbers are means over evaluation rows. Every row is ranked once, against the whole catalogue, without padding;
+  items of the history compete unless the table says otherwise; ties count against the model.
+- `a ± s` is the mean and the sample standard deviation over training seeds. A single run is given with its 95 %
+  bootstrap interval over rows, which says how much the sample of test users matters, and nothing about seeds.
+- Epochs are chosen by validation Recall@5. The test part is looked at afterwards and chooses nothing.
+- "Published" is what the paper prints for its own implementation of that model. The SteerRec paper gives one number
+  per model, without interval or number of seeds, at width 3072. Where our width differs, the table says so."""
+
+
+def _findings(records: Sequence[Record], published: Mapping[str, Any]) -> list[str]:
+    """What follows from the numbers by comparing them, and nothing more."""
+    lines = []
+    for key, own in _widest(records).items():
+        table = published.get(own[0].content["data"]["name"], {}).get("rows", {})
+        values = over_seeds(own, "test")[key]
+        ours = [mean(values[metric]) for metric in METRICS]
+        if key == "sasrec-every-position" and table:
+            best = [
+                max(row["values"][m] for row in table.values() if row["source"] == "SteerRec, Table 1")
+                for m in range(len(METRICS))
+            ]
+            lines.append(_against_table(own, ours, best))
+        if key == "steerrec" and table:
+            lines.append(_against_published("SteerRec", own, ours, table["SteerRec"]["values"]))
+    lines += _against_each_other(records)
+    return ["## In short", "\n".join(f"- {line}" for line in lines)] if lines else []
+
+
+def _against_table(own: Sequence[Record], ours: Sequence[float], best: Sequence[float]) -> str:
+    above = [_title(metric) for metric, a, b in zip(METRICS, ours, best, strict=True) if a > b]
+    numbers = f"{_four(ours)} against at most {_four(best)}"
+    if len(above) == len(METRICS):
+        verdict = "is above every number of SteerRec's Table 1 for Beauty, SteerRec's own included"
+    elif above:
+        verdict = f"is above every number of SteerRec's Table 1 for Beauty in {', '.join(above)}, and not in the others"
+    else:
+        verdict = "is below the best numbers of SteerRec's Table 1 for Beauty"
+    return f"SASRec trained with cross-entropy on every item of a user ({_seeds(own)}) {verdict}: {numbers}."
+
+
+def _against_published(name: str, own: Sequence[Record], ours: Sequence[float], printed: Sequence[float]) -> str:
+    above = sum(a >= b for a, b in zip(ours, printed, strict=True))
+    return (
+        f"Our {name} at width {_width(own[0])} ({_seeds(own)}) reaches {_four(ours)}; its paper prints "
+        f"{_four(printed)} at width 3072. Ours is at or above it in {above} of {len(METRICS)} metrics."
+    )
+
+
+def _against_each_other(records: Sequence[Record]) -> list[str]:
+    best = _widest(records)
+    if not {"sasrec-every-position", "steerrec"} <= best.keys():
+        return []
+    a, b = (
+        [mean(over_seeds(best[key], "test")[key][metric]) for metric in METRICS]
+        for key in ("sasrec-every-position", "steerrec")
+    )
+    above = sum(x > y for x, y in zip(a, b, strict=True))
+    return [
+        f"In our own runs that SASRec is above SteerRec in {above} of {len(METRICS)} metrics. It learns from every "
+        "item of a user, where the protocol of the paper gives SteerRec only the last one."
+    ]
+
+
+def _study(
+    study: str, records: Sequence[Record], comparison: Mapping[str, Any] | None, published: Mapping[str, Any]
+) -> list[str]:
+    parts = [f"## {STUDIES.get(study, study)}", _data(records)]
+    parts += ["### Test", _means(records, "test", published)] if over_seeds(records, "test") else []
+    parts += ["### Validation", _means(records, "valid", {})] if over_seeds(records, "valid") else []
+    parts += ["### Single runs, test, with 95 % intervals", _intervals(records)] if over_seeds(records, "test") else []
+    parts += ["### Paired tests", _comparison(comparison)] if comparison else []
+    return [*parts, "### Training", _training(records)]
+
+
+def _data(records: Sequence[Record]) -> str:
+    data = records[0].content["data"]
+    counts, rows, protocol = data["fingerprint"], data["rows"], data["protocol"]
+    same = {record.content["data"]["fingerprint"]["sha256"] for record in records}
+    splits = {json.dumps(record.content["data"]["protocol"], sort_keys=True) for record in records}
+    options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in protocol.items() if key != "name")
+    several = "" if len(splits) == 1 else f" One of {len(splits)} splits; the others differ in their seed."
+    digest = f"`{counts['sha256'][:16]}`" if len(same) == 1 else f"{len(same)} different"
+    return (
+        f"Data `{data['name']}`: {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} "
+        f"interactions, fingerprint {digest}. Rows: {rows['train']:,} training, {rows['valid']:,} validation, "
+        f"{rows['test']:,} test. Protocol {protocol['name']}: {options}. Items of the history: {data['seen']}.{several}"
+    )
+
+
+def _means(records: Sequence[Record], part: str, published: Mapping[str, Any]) -> str:
+    rows = []
+    for key, values in over_seeds(records, part).items():
+        own = [record for record in records if key in record.evaluations(part)]
+        printed = published_for(published, own, key)
+        title = RUNS.get(key, (key,))[0]
+        if printed is not None:
+            rows.append((title, f"published ({printed[0]})", *(f"{value:.4f}" for value in printed[1])))
+        rows.append((title, f"ours, {_wide(own[0])}{_seeds(own)}", *(spread(values[metric]) for metric in METRICS)))
+    return _table(("Model", "Whose", *map(_title, METRICS)), rows)
+
+
+def _intervals(records: Sequence[Record]) -> str:
+    rows = []
+    for key in over_seeds(records, "test"):
+        for record in sorted(records, key=lambda record: record.seed):
+            if key not in record.evaluations("test"):
+                continue
+            evaluation = record.evaluations("test")[key]
+            metrics = [evaluation["metrics"][metric] for metric in METRICS]
+            cells = (f"{m['mean']:.4f} ({m['low']:.4f} to {m['high']:.4f})" for m in metrics)
+            rows.append((RUNS.get(key, (key,))[0], str(record.seed), *cells))
+    return _table(("Model", "Seed", *map(_title, METRICS)), rows)
+
+
+def _training(records: Sequence[Record]) -> str:
+    rows = []
+    for record in sorted(records, key=lambda record: (_place(record.name, RUNS), record.seed)):
+        training, machine = record.content.get("training", {}), record.content.get("environment", {})
+        hardware = machine.get("hardware", {})
+        gpu = hardware.get("gpu")
+        where = ", ".join(gpu) if gpu else f"{hardware.get('cpu', 'unknown')}, {machine.get('threads', '?')} threads"
+        rows.append(
+            (
+                RUNS.get(record.name, (record.name,))[0],
+                str(record.seed),
+                str(training.get("best_epoch") or "–"),
+                f"{training.get('epochs', '–')} ({training.get('reason') or 'unfinished'})",
+                _duration(training.get("seconds")),
+                where,
+                f"`{(machine.get('commit') or 'unknown')[:10]}`" + (" + changes" if _changed(machine) else ""),
+            )
+        )
+    note = "Time is training and validation, over all resumptions, on a machine that may have been shared."
+    return note + "\n\n" + _table(("Run", "Seed", "Best epoch", "Epochs", "Time", "Hardware", "Commit"), rows)
+
+
+def _comparison(comparison: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            RUNS.get(test["b"], (test["b"],))[0],
+            _title(test["metric"]),
+            f"{test['difference']:+.4f} ({test['low']:+.4f} to {test['high']:+.4f})",
+            _p(test["p_randomisation"]),
+            _p(test["p_holm"]),
+        )
+        for test in comparison["tests"]
+    ]
+    baseline = RUNS.get(comparison["baseline"], (comparison["baseline"],))[0]
+    note = (
+        f"Every model minus {baseline}, paired over {comparison['n_rows']:,} test rows, each averaged over the seeds "
+        f"{', '.join(map(str, comparison['seeds']))}; the unit is the {comparison['unit']}. p: sign-flip randomisation "
+        f"test; Holm: corrected over all {len(comparison['tests'])} tests of this table. The tests speak of other "
+        "users, not of other seeds."
+    )
+    return note + "\n\n" + _table(("Model", "Metric", "Difference (95 %)", "p", "p, Holm"), rows)
+
+
+# --- small things -------------------------------------------------------------------------------------------------
+
+
+def _widest(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Row key -> the runs of the study with the largest width, on the released split."""
+    found: dict[str, list[Record]] = {}
+    for study in _in_order({record.study for record in records}, STUDIES):
+        own = [record for record in records if record.study == study]
+        for key in over_seeds(own, "test"):
+            runs = [record for record in own if key in record.evaluations("test")]
+            if runs[0].content["data"]["protocol"].get("seed") is not None:
+                continue
+            if key not in found or _dim(runs[0]) > _dim(found[key][0]):
+                found[key] = runs
+    return dict(sorted(found.items(), key=lambda item: _place(item[0], RUNS)))
+
+
+def _dim(record: Record) -> int:
+    return int(record.content["experiment"]["model"].get("dim", 0))
+
+
+def _width(record: Record) -> str:
+    return str(_dim(record) or "–")
+
+
+def _wide(record: Record) -> str:
+    return f"width {_dim(record)}, " if _dim(record) else ""
+
+
+def _seeds(records: Sequence[Record]) -> str:
+    return f"{len(records)} seed{'s' if len(records) > 1 else ''}"
+
+
+def _four(values: Sequence[float]) -> str:
+    return " / ".join(f"{value:.4f}" for value in values)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _changed(machine: Mapping[str, Any]) -> bool:
+    return str(machine.get("commit")).endswith("+dirty")
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
+
+
+def _title(metric: str) -> str:
+    name, _, k = metric.partition("@")
+    return {"recall": "Recall", "ndcg": "NDCG"}.get(name, name) + f"@{k}"
+
+
+def _place(name: str, order: Mapping[str, Any]) -> tuple[int, str]:
+    names = list(order)
+    return (names.index(name) if name in order else len(names), name)
+
+
+def _in_order(names: Iterable[str], order: Mapping[str, Any]) -> list[str]:
+    return sorted(names, key=lambda name: _place(name, order))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def between_marks(text: str, block: str) -> str:
+    """`text` with what lies between the marks replaced. ValueError where a mark is missing."""
+    before, begin, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not begin or not end:
+        raise ValueError(f"no place for the results: the marks {MARKS[0]!r} and {MARKS[1]!r} are missing.")
+    return f"{before}{begin}\n{block}\n{end}{after}"
+
+
+def rendered(root: Path) -> dict[Path, str]:
+    """The files that follow from the records of the repository at `root`, with their content."""
+    records, comparisons = read(tracked(root / "results"))
+    published = json.loads((root / "results/published.json").read_text(encoding="utf-8"))
+    readme = root / "README.md"
+    return {
+        root / "docs/results.md": page(records, comparisons, published),
+        readme: between_marks(readme.read_text(encoding="utf-8"), readme_block(records, published)),
+    }
+
+
+def main() -> int:
+    """Write what changed, or with --check say what would."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if something would change")
+    check = parser.parse_args().check
+    root = HERE.parent
+    stale = {p: text for p, text in rendered(root).items() if not p.exists() or p.read_text(encoding="utf-8") != text}
+    for path, text in stale.items():
+        print(f"{path.relative_to(root)} {'is out of date' if check else 'written'}")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""The tables of results against records written by hand, and the committed pages against the committed records."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+import pytest
+
+from guiderec.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+
+
+def module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"results_{name}", ROOT / "results" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded  # dataclasses look their module up
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+render = module("render")
+reproduce = module("reproduce")
+PUBLISHED = json.loads((ROOT / "results/published.json").read_text())
+
+DATA = {
+    "name": "amazon-beauty/user-split",
+    "protocol": {"name": "user-split", "seed": None, "max_items": 11},
+    "seen": "keep",
+    "fingerprint": {"users": 22363, "items": 12101, "interactions": 162150, "sha256": "07" * 32},
+    "rows": {"train": 17890, "valid": 2236, "test": 2237},
+}
+
+
+def evaluation(mean: float) -> dict[str, Any]:
+    return {
+        "n_rows": 2237,
+        "seen": "keep",
+        "catalogue": "all",
+        "metrics": {name: {"mean": mean, "low": mean - 0.01, "high": mean + 0.01} for name in METRICS},
+    }
+
+
+def record(seed: int, test: float, *, dim: int | None = None, **labelled: float) -> dict[str, Any]:
+    parts = {"test": test, "valid": test + 0.001, **{f"test-{label}": mean for label, mean in labelled.items()}}
+    return {
+        "experiment": {"seed": seed, "model": {"name": "m", **({} if dim is None else {"dim": dim})}},
+        "data": DATA,
+        "environment": {"commit": "0123456789abcdef+dirty", "threads": 1, "hardware": {"cpu": "A CPU", "gpu": None}},
+        "training": {"epochs": 30, "best_epoch": 20, "seconds": 600.0, "reason": "patience"},
+        "evaluation": {part: evaluation(mean) for part, mean in parts.items()},
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository, not under git, with three runs: SteerRec twice, SASRec once."""
+    runs = {
+        "beauty-d512/steerrec-seed0": record(0, 0.030, dim=512, **{"without-png": 0.020}),
+        "beauty-d512/steerrec-seed1": record(1, 0.040, dim=512, **{"without-png": 0.022}),
+        "beauty-baselines/sasrec-every-position-seed0": record(0, 0.060, dim=128),
+    }
+    for name, content in runs.items():
+        path = tmp_path / "results" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    (tmp_path / "results/published.json").write_text(json.dumps(PUBLISHED))
+    (tmp_path / "README.md").write_text(f"Before\n{render.MARKS[0]}\nold\n{render.MARKS[1]}\nafter\n")
+    return tmp_path
+
+
+def table_rows(text: str, heading: str) -> list[list[str]]:
+    """The cells of the table after a heading, without its head."""
+    lines = text[text.index(heading) :].splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("| "))
+    rows = []
+    for line in lines[first + 2 :]:
+        if not line.startswith("| "):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_numbers_of_the_page(root: Path):
+    text = render.rendered(root)[root / "docs/results.md"]
+    study = text[text.index("diffusion models at width 512") :]
+    steerrec, ours, published_png, png = table_rows(study, "### Test")
+    assert steerrec == ["SteerRec", "published (SteerRec, Table 1)", "0.0443", "0.0334", "0.0531", "0.0365"]
+    assert ours[:2] == ["SteerRec", "ours, width 512, 2 seeds"]
+    deviation = math.sqrt((0.005**2 + 0.005**2) / 1)
+    assert ours[2:] == [f"0.0350 ± {deviation:.4f}"] * 4
+    assert published_png[2:] == ["0.0393", "0.0313", "0.0474", "0.0339"]
+    assert png[2] == f"0.0210 ± {statistics.stdev([0.020, 0.022]):.4f}"
+    assert table_rows(study, "### Validation")[0][2].startswith("0.0360")
+    assert table_rows(study, "### Single runs")[1][:3] == ["SteerRec", "1", "0.0400 (0.0300 to 0.0500)"]
+    training = table_rows(study, "### Training")[0]
+    assert training == ["SteerRec", "0", "20", "30 (patience)", "10 min", "A CPU, 1 threads", "`0123456789` + changes"]
+
+
+def test_verdicts_follow_from_the_numbers(root: Path):
+    text = render.rendered(root)[root / "README.md"]
+    assert "is above every number of SteerRec's Table 1 for Beauty, SteerRec's own included" in text
+    assert "at or above it in 1 of 4 metrics" in text  # 0.035 against 0.0443, 0.0334, 0.0531, 0.0365
+    assert "that SASRec is above SteerRec in 4 of 4 metrics" in text
+    path = root / "results/beauty-baselines/sasrec-every-position-seed0.json"
+    path.write_text(json.dumps(record(0, 0.030, dim=128)))
+    text = render.rendered(root)[root / "README.md"]
+    assert "is below the best numbers of SteerRec's Table 1" in text
+    assert "that SASRec is above SteerRec in 0 of 4 metrics" in text
+    path.write_text(json.dumps(record(0, 0.035, dim=128)))
+    assert "in NDCG@5, and not in the others" in render.rendered(root)[root / "README.md"]
+
+
+def test_readme_keeps_what_is_outside_the_marks(root: Path):
+    text = render.rendered(root)[root / "README.md"]
+    assert text.startswith(f"Before\n{render.MARKS[0]}\n| Model |")
+    assert text.endswith(f"\n{render.MARKS[1]}\nafter\n")
+    assert "old" not in text
+    with pytest.raises(ValueError, match="marks"):
+        render.between_marks("no marks here", "block")
+
+
+def test_same_records_same_text_and_missing_ones_are_no_error(root: Path):
+    assert render.rendered(root) == render.rendered(root)
+    for path in (root / "results").glob("*/*.json"):
+        path.unlink()
+    texts = render.rendered(root)
+    assert "There are no records yet." in texts[root / "docs/results.md"]
+    assert "No records yet." in texts[root / "README.md"]
+
+
+def test_other_splits_are_not_set_beside_published_numbers(root: Path):
+    path = root / "results/beauty-resplit/steerrec-seed0.json"
+    path.parent.mkdir()
+    content = record(0, 0.05, dim=4096)
+    protocol = {**DATA["protocol"], "seed": 1000}  # type: ignore[dict-item]
+    path.write_text(
+        json.dumps({**content, "data": {**DATA, "name": "amazon-beauty/user-split-1000", "protocol": protocol}})
+    )
+    texts = render.rendered(root)
+    page = texts[root / "docs/results.md"]
+    assert [row[1] for row in table_rows(page[page.index("other user splits") :], "### Test")] == [
+        "ours, width 4096, 1 seed"
+    ]
+    assert "4096" not in texts[root / "README.md"]
+
+
+def test_a_record_under_the_name_of_another_seed_is_an_error(root: Path):
+    (root / "results/beauty-d512/steerrec-seed7.json").write_text(json.dumps(record(0, 0.03, dim=512)))
+    with pytest.raises(ValueError, match=r"steerrec-seed7.json: the record is of seed 0"):
+        render.rendered(root)
+
+
+# --- comparisons --------------------------------------------------------------------------------------------------
+
+
+def run_directory(folder: Path, seed: int, parts: dict[str, list[float]], users: list[int] | None = None) -> None:
+    run = folder.with_name(f"{folder.name}-seed{seed}")
+    (run / "evaluation").mkdir(parents=True)
+    (run / "data.json").write_text(json.dumps(DATA))
+    for part, values in parts.items():
+        columns = {
+            "user": users or list(range(len(values))),
+            "target": [1] * len(values),
+            "history_length": [3] * len(values),
+            "recall@5": values,
+        }
+        pl.DataFrame(columns).write_parquet(run / f"evaluation/{part}.parquet")
+        (run / f"evaluation/{part}.json").write_text(json.dumps(evaluation(0.5)))
+
+
+def test_comparison_averages_seeds_per_row_and_takes_the_baselines_in(tmp_path: Path):
+    rows = 40
+    hits = {0: [float(i % 2) for i in range(rows)], 1: [float(i % 4 == 0) for i in range(rows)]}
+    better = [1.0] * rows
+    for seed in (0, 1):
+        run_directory(
+            tmp_path / "beauty-d512/steerrec", seed, {"test": hits[seed], "valid": better, "test-without-png": hits[1]}
+        )
+        run_directory(tmp_path / "beauty-baselines/popularity", seed, {"test": better})
+    run_directory(tmp_path / "beauty-baselines/markov", 0, {"test": better})  # a seed is missing: left out
+    found = reproduce.compare("beauty-d512", tmp_path)
+    assert (found["baseline"], found["seeds"], found["n_rows"], found["unit"]) == ("steerrec", [0, 1], rows, "row")
+    steerrec = sum(a + b for a, b in zip(hits[0], hits[1], strict=True)) / (2 * rows)
+    tests = {test["b"]: test for test in found["tests"]}
+    assert set(tests) == {"popularity", "steerrec/without-png"}
+    assert tests["popularity"]["difference"] == pytest.approx(1 - steerrec)
+    assert tests["steerrec/without-png"]["difference"] == pytest.approx(sum(hits[1]) / rows - steerrec)
+    smallest = min(tests.values(), key=lambda test: test["p_randomisation"])
+    assert smallest["p_holm"] == pytest.approx(2 * smallest["p_randomisation"])
+
+
+def test_comparison_over_other_splits_puts_rows_together(tmp_path: Path):
+    users = {0: [*range(20)], 1: [*range(10, 30)]}
+    for seed in (0, 1):
+        run_directory(tmp_path / "beauty-resplit/steerrec", seed, {"test": [0.0] * 20}, users[seed])
+        values = [float(seed)] * 20
+        run_directory(tmp_path / "beauty-resplit/sasrec-every-position", seed, {"test": values}, users[seed])
+    found = reproduce.compare("beauty-resplit", tmp_path)
+    assert (found["n_rows"], found["unit"]) == (40, "user")
+    assert found["tests"][0]["difference"] == pytest.approx(0.5)
+
+
+def test_comparison_needs_the_same_rows_and_a_finished_run(tmp_path: Path):
+    with pytest.raises(DataError, match="no finished run of steerrec"):
+        reproduce.compare("beauty-d512", tmp_path)
+    run_directory(tmp_path / "beauty-d512/steerrec", 0, {"test": [0.0] * 10})
+    with pytest.raises(DataError, match="nothing to compare"):
+        reproduce.compare("beauty-d512", tmp_path)
+    run_directory(tmp_path / "beauty-d512/dreamrec", 0, {"test": [0.0] * 9})
+    with pytest.raises(DataError, match="10 evaluation rows"):
+        reproduce.compare("beauty-d512", tmp_path)
+
+
+def test_comparison_is_rendered(root: Path):
+    test = {
+        "a": "steerrec", "b": "dreamrec", "metric": "recall@5", "difference": -0.0123, "low": -0.02, "high": -0.001,
+        "p_randomisation": 0.0001, "p_holm": 0.0104,
+    }  # fmt: skip
+    comparison = {"baseline": "steerrec", "seeds": [0, 1], "n_rows": 2237, "unit": "row", "tests": [test]}
+    (root / "results/beauty-d512/comparisons.json").write_text(json.dumps(comparison))
+    text = render.rendered(root)[root / "docs/results.md"]
+    row = ["DreamRec", "Recall@5", "-0.0123 (-0.0200 to -0.0010)", "< 0.001", "0.010"]
+    assert table_rows(text, "### Paired tests") == [row]
+
+
+# --- what is committed --------------------------------------------------------------------------------------------
+
+
+def test_committed_pages_are_what_the_committed_records_give():
+    stale = [path.name for path, text in render.rendered(ROOT).items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, f"{', '.join(stale)}: run `git add results && python results/render.py`"
+
+
+def test_names_of_the_renderer_are_those_of_the_studies():
+    assert set(render.STUDIES) == set(reproduce.STUDIES)
+    runs = {name for entries in reproduce.STUDIES.values() for name, _, _ in entries}
+    assert runs | {"steerrec/without-png"} == set(render.RUNS)
+    rows = PUBLISHED["amazon-beauty/user-split"]["rows"]
+    assert {row for _, row in render.RUNS.values() if row} <= set(rows)
