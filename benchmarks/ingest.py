@@ -83,13 +83,14 @@ def run(contender: str, file: Path) -> dict[str, object]:
     if contender == "pandas":
         import pandas  # noqa: F401
         import pyarrow.parquet  # noqa: F401
-    before, start = peak_mib(), time.perf_counter()
+    before, start, cpu = peak_mib(), time.perf_counter(), time.process_time()
     items, offsets = globals()[f"read_with_{contender}"](file)
-    seconds, peak = time.perf_counter() - start, peak_mib()
+    seconds, peak, cpu = time.perf_counter() - start, peak_mib(), time.process_time() - cpu
     digest = hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()
     return {
         "contender": contender,
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
         "peak_mib": round(peak),
         "extra_mib": round(peak - before),
         "result_mib": round((items.nbytes + offsets.nbytes) / 2**20),

@@ -47,7 +47,9 @@ class Finding:
 
 
 def examine(dataset: Dataset) -> list[Finding]:
-    """All findings about a split, in the order of `CHECKS`."""
+    """All findings about a split, in the order of `CHECKS`; ids that are no items leave the other checks no sense."""
+    if any(_no_item(dataset, rows).any() for rows in _distinct(dataset)):
+        return list(special_ids(dataset))
     return [finding for check in CHECKS for finding in check(dataset)]
 
 
@@ -64,9 +66,8 @@ def special_ids(dataset: Dataset) -> Iterable[Finding]:
     end of a sequence, in two sequences or more.
     """
     n_items = dataset.n_items
-    inside = [part.sequences.items for part in _distinct(dataset)]
-    outside = sum(int(((items <= PADDING) | (items > n_items)).sum()) for items in inside)
-    total = sum(len(items) for items in inside)
+    outside = sum(int(_no_item(dataset, rows).sum()) for rows in _distinct(dataset))
+    total = sum(len(rows.sequences.items) for rows in _distinct(dataset))
     if outside:
         yield Finding("special-ids", "", "failure", outside, total, f"ids outside 1..{n_items:,} in the sequences.")
     named = [raw for raw in dataset.vocabulary.raw if str(raw).strip().lower() in SPECIAL_IDS | MISSING_IDS]
@@ -216,6 +217,11 @@ def _first(dataset: Dataset, part: str, bad: NDArray[np.bool_]) -> str:
 def _distinct(dataset: Dataset) -> list[Rows]:
     """The parts, each set of sequences once."""
     return list({id(rows.sequences): rows for rows in map(dataset.part, PARTS)}.values())
+
+
+def _no_item(dataset: Dataset, rows: Rows) -> NDArray[np.bool_]:
+    """(N,) whether each event of the sequences has an id outside 1..I."""
+    return (rows.sequences.items <= PADDING) | (rows.sequences.items > dataset.n_items)
 
 
 def _only_fills(item: int, parts: list[Sequences]) -> bool:

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from guiderec.cli.main import main
+from guiderec.data import prepared
+from guiderec.data.protocols import LeaveOneOut
+from guiderec.data.sequences import Rows
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    """40 users who each take 8 different items of 20, one after the other."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"i{item}", 1_400_000_000 + 3600 * place, 1 + (user + place) % 5)
+        for user in range(40)
+        for place, item in enumerate(rng.permutation(20)[:8])
+    ]
+    file = tmp_path / "shop.csv"
+    pl.DataFrame(rows, schema=["userId", "movieId", "timestamp", "rating"], orient="row").write_csv(file)
+    return file
+
+
+def plain(capsys, *arguments) -> dict:
+    """The one JSON object that a command prints."""
+    assert main([*map(str, arguments), "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    return json.loads(printed)
+
+
+def test_describe_log(log, capsys):
+    facts = plain(capsys, "data", "describe", log)
+    assert (facts["users"], facts["items"], facts["interactions"]) == (40, 20, 320)
+    assert facts["columns"] == ["user", "item", "time", "rating"]
+    assert main(["data", "describe", str(log)]) == 0
+    text = capsys.readouterr().out
+    assert "interactions  320 (density 40.0000%)" in text
+    assert "time          2014-05-13T16:53:20+00:00 to 2014-05-13T23:53:20+00:00" in text
+
+
+def test_prepare_describe_doctor(log, tmp_path, capsys):
+    folder = tmp_path / "split"
+    options = ["--protocol", "user-split", "--set", "seed=3", "--set", "max_items=5", "--k-core", "2"]
+    written = plain(capsys, "data", "prepare", log, folder, *options)
+    assert written["folder"] == str(folder)
+    assert written["protocol"]["seed"] == 3
+    assert written["filters"] == [{"name": "k-core", "users": 2, "items": 2}]
+    assert [written[part]["rows"] for part in ("train", "valid", "test")] == [32, 4, 4]
+    described = plain(capsys, "data", "describe", folder)
+    assert {key: value for key, value in written.items() if key != "folder"} == described
+    result = plain(capsys, "doctor", folder)
+    assert result["healthy"] is True
+    assert {finding["check"] for finding in result["findings"]} >= {"target-in-history", "cold-targets"}
+
+
+def test_filters_are_applied(log, tmp_path, capsys):
+    everything = plain(capsys, "data", "prepare", log, tmp_path / "a")
+    rated = plain(capsys, "data", "prepare", log, tmp_path / "b", "--min-rating", 3, "--min-length", 4)
+    assert everything["fingerprint"]["interactions"] == 320
+    kept = pl.read_csv(log).filter(pl.col("rating") >= 3).filter(pl.len().over("userId") >= 4)
+    assert rated["fingerprint"]["interactions"] == len(kept)
+    assert [part["name"] for part in rated["filters"]] == ["minimum-rating", "minimum-length"]
+
+
+def test_items_are_named(log, tmp_path, capsys):
+    table = tmp_path / "films.parquet"
+    pl.DataFrame({"code": [f"i{n}" for n in range(20)], "title": [f"Film {n}" for n in range(20)]}).write_parquet(table)
+    plain(capsys, "data", "prepare", log, tmp_path / "split", "--items", table, "--item-id", "code", "--name", "films")
+    dataset = prepared.load(tmp_path / "split")
+    assert dataset.name == "films"
+    assert dataset.vocabulary.names(dataset.vocabulary.encode(["i7"])) == ["Film 7"]
+
+
+def test_a_split_is_divided_anew(log, tmp_path, capsys):
+    plain(capsys, "data", "prepare", log, tmp_path / "whole")
+    anew = ["data", "prepare", tmp_path / "whole", tmp_path / "drawn", "--protocol", "user-split", "--set", "seed=9"]
+    drawn = plain(capsys, *anew)
+    assert [drawn[part]["rows"] for part in ("train", "valid", "test")] == [32, 4, 4]
+    assert main(["data", "prepare", str(tmp_path / "whole"), str(tmp_path / "x"), "--k-core", "5"]) == 2
+    assert "is a split, not a log: k-core cannot apply to it." in capsys.readouterr().err
+
+
+def test_doctor_fails_on_a_planted_leak(log, tmp_path, capsys):
+    plain(capsys, "data", "prepare", log, tmp_path / "clean", "--protocol", "global-time")
+    clean = prepared.load(tmp_path / "clean")
+    leak = replace(clean, train=Rows.every_prefix(clean.test.sequences))
+    prepared.save(leak, tmp_path / "leak")
+    assert main(["doctor", str(tmp_path / "clean")]) == 0
+    assert capsys.readouterr().out.endswith("The split is sound.\n")
+    assert main(["doctor", str(tmp_path / "leak")]) == 1
+    text = capsys.readouterr().out
+    assert text.endswith("The split is not sound.\n")
+    assert "failure   event-in-two-parts" in text
+    assert "failure   future-in-train" in text
+    assert main(["doctor", str(tmp_path / "leak"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["healthy"] is False
+
+
+def test_strict_makes_warnings_count(tmp_path, capsys):
+    lists = [[1, 2, 3, 4], [2, 1, 4, 5], [3, 2, 1, 4]]
+    pl.DataFrame({"user": [1, 2, 3], "items": lists}).write_parquet(tmp_path / "sequences.parquet")
+    folder = tmp_path / "leave-one-out"
+    folder.mkdir()
+    (tmp_path / "sequences.parquet").rename(folder / "sequences.parquet")
+    assert main(["doctor", str(folder)]) == 0  # cold targets, but nothing wrong
+    assert main(["doctor", str(folder), "--strict"]) == 1
+    assert "warning   cold-targets" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["data", "describe", "{tmp}/none.csv"], "none.csv: no such file."),
+        (["doctor", "{tmp}"], "no prepared split; looked for split.json, or for a folder named"),
+        (["data", "prepare", "{log}", "{tmp}/x", "--set", "sed=1"], "'sed' is not an option"),
+        (["data", "prepare", "{log}", "{tmp}/x", "--time", "when"], "no column 'when' for 'time'"),
+        (["data", "prepare", "{log}", "{tmp}"], "exists and is not empty."),
+    ],
+)
+def test_errors_are_one_line_and_status_two(log, tmp_path, capsys, arguments, expected):
+    filled = [argument.format(tmp=tmp_path, log=log) for argument in arguments]
+    assert main(filled) == 2
+    printed = capsys.readouterr()
+    assert expected in printed.err
+    assert printed.err.count("\n") == 1
+    assert "Traceback" not in printed.err
+
+
+def test_protocol_defaults_are_the_documented_ones(log, tmp_path, capsys):
+    written = plain(capsys, "data", "prepare", log, tmp_path / "split")
+    assert written["protocol"] == LeaveOneOut().to_plain()
