@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for processes in (1, 2):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         done = subprocess.run(
-            [*command, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=300
+            [*command, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stderr[-4000:]
     return folder

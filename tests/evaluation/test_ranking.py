@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,3 +216,18 @@ def test_half_precision_is_ranked_in_single_precision() -> None:
     expected = (users[:, 0].double() @ items[1:].double().T).sort(dim=1, descending=True)
     assert values.dtype == torch.float32
     assert listed.equal(expected.indices + 1)
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_by_the_block() -> None:
+    """A few blocks, where the score matrix has 24; measured in processes of their own."""
+    benchmark = Path(__file__).parents[2] / "benchmarks" / "ranking.py"
+    command = [sys.executable, str(benchmark), "--items", "400000", "--width", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    record = json.loads(done.stdout)
+    peaks = {side: result["peak_rise_mib"] for side, result in record["results"].items()}
+    assert record["full_matrix_mib"] > 24 * record["block_mib"]
+    assert peaks["full matrix"] > 0.9 * record["full_matrix_mib"]
+    assert peaks["blocks"] < 3.5 * record["block_mib"]
+    assert peaks["blocks with target ranks"] < 5 * record["block_mib"]
+    assert record["share_of_equal_places"] > 0.999
