@@ -294,7 +294,7 @@ def test_without_the_rule_every_model_stays_at_popularity(shuffled):
 
 @pytest.mark.slow
 def test_sasrec_finds_the_rule_and_nothing_without_it(data, shuffled, tmp_path: Path):
-    """About 20 seconds of one core for each of the two."""
+    """A small SASRec, at most 20 epochs of 19 steps, is ten times as good as popularity, and only with the rule."""
     found = {}
     for name, each in (("with", data), ("without", shuffled)):
         seed_everything(0)
@@ -307,8 +307,7 @@ def test_sasrec_finds_the_rule_and_nothing_without_it(data, shuffled, tmp_path: 
 
         fit(model, loader, validate, training, tmp_path / name, seed=0, progress=False)
         found[name] = recall(model, each)
-    print(found, data.oracle_recall(10), shuffled.oracle_recall(10))
-    assert found["with"] > 0.4
+    assert found["with"] > 0.5
     assert found["without"] < shuffled.oracle_recall(10) + 4 * standard_error(0.06, 300)
 
 
@@ -381,3 +380,9 @@ def test_mistakes_are_named_together():
         make(browse=0.8, stray=0.7)
     with pytest.raises(ConfigError, match="mean_length 150 is too long for 1000 items"):
         make(mean_length=150)
+
+
+def test_names_are_found_by_numpy_ids_too(data):
+    """Polars refuses NumPy integers as an index, and every sequence holds them."""
+    vocabulary = data.dataset.vocabulary
+    assert vocabulary.names(data.sequences[0]) == vocabulary.names(data.sequences[0].tolist())

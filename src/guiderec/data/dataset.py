@@ -56,7 +56,7 @@ class Vocabulary:
         if self.table is None or "name" not in self.table.columns:
             return [str(raw) for raw in self.decode(items)]
         column = self.table["name"]
-        return [str(column[j - 1]) for j in items]
+        return [str(column[int(j) - 1]) for j in items]  # polars takes no NumPy integer as an index
 
 
 @dataclass(frozen=True)
