@@ -7,32 +7,55 @@ field is an error at once and names the nearest valid field; all problems of one
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from guiderec.errors import ConfigError, nearest
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # it has no public name
 
-class Part(BaseModel):
-    """A frozen configuration value. Compares by content, prints as its constructor, stores as JSON."""
+PartT = TypeVar("PartT", bound="Part")
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
-    def __init__(self, **data: Any) -> None:
-        try:
-            super().__init__(**data)
-        except ValidationError as error:
-            raise _as_config_error(type(self), error) from None
+class _PartType(ModelMetaclass):
+    if not TYPE_CHECKING:  # so that constructors keep the signatures of their fields
+
+        def __call__(cls, *args: Any, **data: Any) -> Any:
+            """Construct, with problems as ConfigError.
+
+            Here and not in `__init__`: pydantic calls an `__init__` of ours for nested parts too, and the first
+            nested error would then hide all others and where it happened.
+            """
+            try:
+                return super().__call__(*args, **data)
+            except ValidationError as error:
+                raise _report(cls, _problems(cls, data, error)) from None
+
+
+class Part(BaseModel, metaclass=_PartType):
+    """A frozen configuration value. Compares by content, prints as its constructor, stores as JSON.
+
+    Numbers are finite. Validators report by raising ValueError.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> Self:
         """The part described by plain data (as read from JSON). Raises ConfigError naming every problem."""
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{cls.__name__}: expected a mapping of options, got {type(data).__name__}: {data!r}.")
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
-            raise _as_config_error(cls, error) from None
+            raise _report(cls, _problems(cls, data, error)) from None
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data that `from_plain` turns back into an equal part."""
@@ -43,42 +66,85 @@ class Part(BaseModel):
         return type(self).from_plain({**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
 
-def override(part: Part, changes: Mapping[str, Any]) -> Part:
+def override(part: PartT, changes: Mapping[str, Any]) -> PartT:
     """`part` with dotted paths replaced: `override(experiment, {"model.dim": 256})`.
 
     Setting the discriminating `name` of a nested part (for example `model.guidance.name`) starts that part anew from
-    its defaults, since the fields of another part need not exist in it; all such changes apply before the others.
-    Values may be strings as typed on a command line: they are read as JSON where possible ("2e-4", "true", "[1, 2]").
+    its defaults, since the fields of another part need not exist in it. Such changes apply before all others, outer
+    ones first; the order of `changes` does not matter. Values may be strings as typed on a command line: they are read
+    as JSON where possible ("2e-4", "true", "[1, 2]").
 
     Raises
     ------
     ConfigError
-        For a path that does not exist (with the nearest one that does) or a value of the wrong type or range.
+        For paths that do not exist (with the nearest one that does) and values of the wrong type or range, all
+        together.
     """
-    data = part.to_plain()
-    known = _paths(data)
-    for path, value in sorted(changes.items(), key=lambda change: change[0].rsplit(".", 1)[-1] != "name"):
+    data, current = part.to_plain(), part
+    problems = []
+    for path, value in sorted(changes.items(), key=_names_first):
         *parents, field = path.split(".")
-        node: Any = data
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or (not parents and field not in node):
-            raise ConfigError(f"'{path}' is not an option of {type(part).__name__}.{nearest(path, known)}")
-        if field == "name":
+        node = _node(data, parents)
+        if node is None or not field:
+            problems.append(f"'{path}' is not an option.{nearest(path, _paths(data))}")
+            continue
+        renamed = field == "name" and bool(parents) and _is_tagged(current, parents)
+        if renamed:
             node.clear()
         node[field] = _parse(value)
-    return type(part).from_plain(data)
+        if renamed:
+            try:  # fill in the defaults of the new part, so that paths into it exist
+                current = type(part).from_plain(data)
+                data = current.to_plain()
+            except ConfigError:
+                pass  # an unknown name, or a part with required fields: the validation below sees all changes
+    try:
+        changed = type(part).model_validate(data)
+    except ValidationError as error:
+        raise _report(type(part), problems + _problems(type(part), data, error)) from None
+    except ConfigError as error:
+        raise (_report(type(part), [*problems, str(error)]) if problems else error) from None
+    if problems:
+        raise _report(type(part), problems)
+    return changed
 
 
-def parse_assignments(assignments: list[str]) -> dict[str, str]:
-    """`["model.dim=256"]` as a mapping; ConfigError for text without '='."""
-    pairs = {}
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """`["model.dim=256"]` as a mapping; ConfigError for text without '=' and for an option that is given twice."""
+    pairs: dict[str, str] = {}
     for text in assignments:
-        path, equals, value = text.partition("=")
+        path, equals, value = (piece.strip() for piece in text.partition("="))
         if not equals or not path:
             raise ConfigError(f"'{text}' is not of the form option=value.", hint="for example model.dim=256")
-        pairs[path.strip()] = value.strip()
+        if path in pairs:
+            raise ConfigError(f"'{path}' is given twice: {pairs[path]} and {value}.")
+        pairs[path] = value
     return pairs
+
+
+def _names_first(change: tuple[str, Any]) -> tuple[bool, int]:
+    """Names before values, and outer names before inner ones, which they would wipe out."""
+    *parents, field = change[0].split(".")
+    return (True, 0) if field != "name" else (False, len(parents))
+
+
+def _node(data: dict[str, Any], parents: list[str]) -> dict[str, Any] | None:
+    """The mapping at a path, None where there is none. An optional part that is None starts from its defaults."""
+    node: Any = data
+    for parent in parents:
+        if not isinstance(node, dict) or parent not in node:
+            return None
+        if node[parent] is None:
+            node[parent] = {}
+        node = node[parent]
+    return node if isinstance(node, dict) else None
+
+
+def _is_tagged(part: Any, parents: list[str]) -> bool:
+    """Whether `name` tells alternatives apart at this path, and is not just a field that is called so."""
+    for parent in parents:
+        part = getattr(part, parent, None)
+    return not isinstance(part, BaseModel) or _tag(type(part)) is not None
 
 
 def _parse(value: Any) -> Any:
@@ -96,30 +162,72 @@ def _paths(data: Any, prefix: str = "") -> list[str]:
     return [path for key, value in data.items() for path in _paths(value, f"{prefix}{key}.")]
 
 
-def _as_config_error(part: type[BaseModel], error: ValidationError) -> ConfigError:
-    lines = []
+# ------------------------------------------------------------------------------------------------------ error messages
+
+
+def _report(part: type[BaseModel], problems: list[str]) -> ConfigError:
+    return ConfigError(f"{part.__name__}: {len(problems)} problem{'s' * (len(problems) > 1)}. " + " ".join(problems))
+
+
+def _problems(part: type[BaseModel], data: Any, error: ValidationError) -> list[str]:
+    """One sentence per problem."""
+    sentences = []
     for problem in error.errors():
-        where = ".".join(str(step) for step in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            names = _field_names(part, problem["loc"][:-1])
-            lines.append(f"'{where}' is not an option.{nearest(str(problem['loc'][-1]), names)}")
+        kind, location, context = problem["type"], problem["loc"], problem.get("ctx", {})
+        extra = kind == "extra_forbidden"
+        path, owners = _place(part, location[:-1] if extra else location, data)
+        prefix = "".join(f"{step}." for step in path)
+        where = prefix[:-1]
+        if extra:
+            near = nearest(str(location[-1]), [name for owner in owners for name in owner.model_fields])
+            near = near.replace("mean '", f"mean '{prefix}")
+            sentences.append(f"'{prefix}{location[-1]}' is not an option.{near}")
+        elif kind == "missing":
+            sentences.append(f"'{where}' is missing.")
+        elif kind == "union_tag_not_found":
+            sentences.append(f"'{prefix}name' is missing.")
+        elif kind == "union_tag_invalid":
+            tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
+            near = nearest(str(context["tag"]), tags)
+            sentences.append(f"'{prefix}name' = {context['tag']!r} does not exist.{near} Known: {', '.join(tags)}.")
+        elif kind == "value_error" and not where:
+            sentences.append(f"{str(context['error']).rstrip('.')}.")
+        elif kind == "value_error":
+            sentences.append(f"'{where}': {str(context['error']).rstrip('.')}.")
         else:
-            lines.append(f"'{where}' = {problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]}.")
-    head = f"{part.__name__}: {len(lines)} problem{'s' if len(lines) > 1 else ''}. "
-    return ConfigError(head + " ".join(lines))
+            sentences.append(f"'{where}' = {problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]}.")
+    return sentences
 
 
-def _field_names(part: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Field names of the part at `location`; steps through nested parts and named alternatives of a union."""
-    candidates: list[type[BaseModel]] = [part]
+def _place(
+    part: type[BaseModel], location: Sequence[int | str], data: Any
+) -> tuple[list[int | str], list[type[BaseModel]]]:
+    """The path that a user would write for an error location, and the parts that may stand there.
+
+    Locations inside a union of parts also name the alternative, which is no step of a path.
+    """
+    path: list[int | str] = []
+    owners = [part]
     for step in location:
-        annotations = [c.model_fields[step].annotation for c in candidates if step in c.model_fields]
-        nested = [inner for annotation in annotations for inner in _parts_in(annotation)]
-        candidates = nested or candidates
-    return [name for candidate in candidates for name in candidate.model_fields]
+        annotations = [owner.model_fields[step].annotation for owner in owners if step in owner.model_fields]
+        if not annotations and step in [_tag(owner) for owner in owners]:
+            owners = [owner for owner in owners if _tag(owner) == step]
+            continue
+        path.append(step)
+        data = data.get(step) if isinstance(data, Mapping) else getattr(data, str(step), None)
+        owners = [inner for annotation in annotations for inner in _parts_in(annotation)] or owners
+        name = data.get("name") if isinstance(data, Mapping) else None
+        owners = [owner for owner in owners if _tag(owner) == name] or owners
+    return path, owners
 
 
 def _parts_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [inner for argument in getattr(annotation, "__args__", ()) for inner in _parts_in(argument)]
+    return [inner for argument in get_args(annotation) for inner in _parts_in(argument)]
+
+
+def _tag(part: type[BaseModel]) -> str | None:
+    """The fixed `name` of a part that is one of several alternatives."""
+    field = part.model_fields.get("name")
+    return get_args(field.annotation)[0] if field and get_origin(field.annotation) is Literal else None
