@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from guiderec.api import Model
-    from guiderec.data.dataset import Dataset
+    from guiderec.data.dataset import Dataset, RawId
     from guiderec.data.synthetic import SyntheticData
 
 RECIPES = ("popularity:default", "sasrec:demo", "steerrec:demo")
@@ -71,10 +70,12 @@ def demo(
 
 @dataclass(frozen=True)
 class Visit:
-    """One person, their list, and the list after they disliked one item of it."""
+    """One person, their list, and the list after they disliked one item of it. Items know their shelf."""
 
     user: int
     model: str
+    avoids: list[str]
+    """Shelves that the person is planted to avoid; no model is told."""
     history: list[Item]
     before: list[Item]
     disliked: Item
@@ -83,51 +84,78 @@ class Visit:
 
     def to_plain(self) -> dict[str, object]:
         """The visit as plain data."""
-        return asdict(self)
+        return {**asdict(self), "avoided_before": self.avoided(self.before), "avoided_after": self.avoided(self.after)}
+
+    def avoided(self, items: list[Item]) -> int:
+        """How many of `items` stand on a shelf that the person avoids."""
+        return sum(item["shelf"] in self.avoids for item in items)
 
     def show(self, console: Console) -> None:
         """The visit as a story of two lists."""
-        console.print(f"One person (user {self.user}) chose, oldest first:", style="bold", markup=False)
-        console.print("  " + ", ".join(item["name"] for item in self.history) + "\n", markup=False)
-        console.print(f"{self.model} recommends:", style="bold", markup=False)
-        console.print(list_table(self.before))
+        console.print(f"Person {self.user} chose, oldest first:", style="bold", markup=False)
+        for item in self.history:
+            console.print(f"  {item['name']}", markup=False)
+        console.print(f"\n{self.model} recommends:", style="bold", markup=False)
+        console.print(list_table(self.before, extra=["shelf"]))
         console.print(f"After a dislike of {self.disliked['name']}:", style="bold", markup=False)
-        console.print(list_table(self.after))
-        console.print(self.effect.explain(self.model, len(self.after)) + "\n", markup=False)
+        console.print(list_table(self.after, extra=["shelf"]))
+        console.print(self.effect.explain(self.model, len(self.after)), markup=False)
+        if self.avoids:
+            console.print(
+                f"This person is made to avoid {' and '.join(self.avoids)}, and no model was told: "
+                f"{self.avoided(self.before)} such items before the dislike, {self.avoided(self.after)} after.\n",
+                markup=False,
+            )
 
 
 def meet(data: SyntheticData, model: Model) -> Visit:
-    """The first person of the test part whose list holds something they are planted to dislike, and that dislike.
+    """The first person of the test part whose list holds something they are planted to avoid; they dislike it.
 
     Where no list does, the first person dislikes the top of their list.
     """
-    rows = data.dataset.test
-    vocabulary = data.dataset.vocabulary
-    for row in range(len(rows)):
-        user = int(rows.users()[row])
-        history = _history(data.dataset, row)
-        before = ranked(model, history, k=LENGTH)
-        unwanted = set(vocabulary.decode(sorted(data.dislikes.get(user, ()))))
-        hits = [item for item in before if item["item_id"] in unwanted]
-        if hits:
-            return _visit(model, user, history, before, hits[0])
-    first = _history(data.dataset, 0)
-    before = ranked(model, first, k=LENGTH)
-    return _visit(model, int(rows.users()[0]), first, before, before[0])
+    import numpy as np
+
+    users = data.dataset.test.users()
+    for row, user in enumerate(users):
+        before = ranked(model, _history(data.dataset, row), k=LENGTH)
+        avoided = data.dislikes_of(user, np.array([item["item_id"] for item in before]))
+        if avoided.any():
+            return _visit(data, model, row, before, before[int(avoided.argmax())])
+    before = ranked(model, _history(data.dataset, 0), k=LENGTH)
+    return _visit(data, model, 0, before, before[0])
 
 
-def _visit(model: Model, user: int, history: Sequence[str], before: list[Item], disliked: Item) -> Visit:
+def _visit(data: SyntheticData, model: Model, row: int, before: list[Item], disliked: Item) -> Visit:
+    user = int(data.dataset.test.users()[row])
+    history = _history(data.dataset, row)
     after = ranked(model, history, k=LENGTH, dislikes=[disliked["item_id"]])
-    plain = ranked(model, history, k=LENGTH + 1)
-    effect = dislike_effect(after, plain, [disliked])
-    return Visit(user, model.name, named(model, history), before, disliked, after, effect)
+    effect = dislike_effect(after, ranked(model, history, k=LENGTH + 1), [disliked])
+    shelved = [_with_shelves(data, items) for items in (named(model, history), before, [disliked], after)]
+    return Visit(
+        user=user,
+        model=model.name,
+        avoids=data.dislikes.names(user),
+        history=shelved[0],
+        before=shelved[1],
+        disliked=shelved[2][0],
+        after=shelved[3],
+        effect=effect,
+    )
 
 
-def _history(dataset: Dataset, row: int) -> list[str]:
+def _with_shelves(data: SyntheticData, items: list[Item]) -> list[Item]:
+    import numpy as np
+
+    table = data.catalogue.table(np.array([item["item_id"] for item in items], dtype=np.int64))
+    shelves = zip(table["category"], table["subcategory"], strict=True)
+    return [{**item, "shelf": f"{c} / {s}"} for item, (c, s) in zip(items, shelves, strict=True)]
+
+
+def _history(dataset: Dataset, row: int) -> list[RawId]:
     """Raw ids of the history of a row of the test part, oldest first."""
     rows = dataset.test
     items = rows.sequences[int(rows.sequence[row])][: int(rows.position[row])]
-    return list(dataset.vocabulary.decode(items.tolist()))  # type: ignore[arg-type]
+    return dataset.vocabulary.decode(items.tolist())
 
 
 def _run(recipe: str, dataset: Dataset, out: Path, seed: int, *, quiet: bool) -> Path:

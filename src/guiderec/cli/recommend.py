@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from guiderec.api import Model
+    from guiderec.data.dataset import RawId
 
 Item = dict[str, Any]
 """`item_id`, `name`, and in a list also `rank` and `score`."""
@@ -89,7 +90,9 @@ def split_ids(texts: list[str] | None) -> list[str]:
     return [part.strip() for text in texts or [] for part in text.split(",") if part.strip()]
 
 
-def ranked(model: Model, items: Sequence[str], *, k: int, dislikes: Sequence[str] = (), **options: Any) -> list[Item]:
+def ranked(
+    model: Model, items: Sequence[RawId], *, k: int, dislikes: Sequence[RawId] = (), **options: Any
+) -> list[Item]:
     """The k best items for one history: rank, item_id, name, score."""
     frame = model.recommend([items], k=k, dislikes=[list(dislikes)] if dislikes else None, **options)
     return frame.select("rank", "item_id", "name", "score").to_dicts()
@@ -126,22 +129,25 @@ def dislike_effect(steered: list[Item], plain: list[Item], dislikes: list[Item])
     return Effect("filtered" if same else "steered", new)
 
 
-def named(model: Model, items: Sequence[str]) -> list[Item]:
+def named(model: Model, items: Sequence[RawId]) -> list[Item]:
     """Ids as the catalogue writes them, with what to call them."""
     known = model.vocabulary.encode(items)
     pairs = zip(model.vocabulary.decode(known), model.vocabulary.names(known), strict=True)
     return [{"item_id": raw, "name": name} for raw, name in pairs]
 
 
-def list_table(recommendations: list[Item]) -> Any:
-    """Recommendations as a table for the terminal."""
+def list_table(recommendations: list[Item], *, extra: Sequence[str] = ()) -> Any:
+    """Recommendations as a table for the terminal; `extra` names further entries to show beside the name."""
     import rich.box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for name, side in (("", "right"), ("Name", "left"), ("Item", "left"), ("Score", "right")):
-        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("", justify="right")
+    for name in ("name", *extra, "item"):
+        table.add_column(name.capitalize(), overflow="fold")
+    table.add_column("Score", justify="right")
     for row in recommendations:
-        table.add_row(str(row["rank"]), Text(str(row["name"])), Text(str(row["item_id"])), f"{row['score']:.4f}")
+        words = [Text(str(row[key])) for key in ("name", *extra, "item_id")]
+        table.add_row(str(row["rank"]), *words, f"{row['score']:.4f}")
     return table
