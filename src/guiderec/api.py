@@ -28,7 +28,9 @@ def configure(
     """
     experiment = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(experiment, Experiment):
-        raise ConfigError(f"Expected a recipe's name or an Experiment, got {recipe!r}.", hint="see guiderec.recipes()")
+        raise ConfigError(
+            f"Expected a recipe's name or an Experiment, got {recipe!r}.", hint="`guiderec recipes` lists the names"
+        )
     if not isinstance(overrides or {}, Mapping):
         raise ConfigError(f"Expected overrides as a mapping, got {overrides!r}.", hint='for example {"model.dim": 256}')
     changed = override(experiment, overrides or {})

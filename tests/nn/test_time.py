@@ -46,8 +46,8 @@ def test_network_is_two_layers_with_a_gelu():
     network = TimeEmbedding(6).double()
     assert network.up.weight.shape == (12, 6)
     hidden = sinusoid(STEPS, 6, dtype=torch.float64) @ network.up.weight.T + network.up.bias
-    gelu = torch.tensor([[h * 0.5 * (1 + math.erf(h / math.sqrt(2))) for h in row] for row in hidden.tolist()]).double()
-    expected = gelu @ network.down.weight.T + network.down.bias
+    gelu = [[h * 0.5 * (1 + math.erf(h / math.sqrt(2))) for h in row] for row in hidden.tolist()]
+    expected = torch.tensor(gelu, dtype=torch.float64) @ network.down.weight.T + network.down.bias
     torch.testing.assert_close(network(STEPS), expected, rtol=0, atol=1e-10)
 
 

@@ -9,14 +9,26 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 
 from guiderec.config import Part
 from guiderec.errors import ConfigError
-from guiderec.evaluation.metrics import parse_metric, parse_metrics
+from guiderec.evaluation.metrics import parse_metrics
 from guiderec.models.base import ModelConfig
 from guiderec.recipes.registry import model_config
 from guiderec.training.loop import Training
 
 
 def _typed(data: Any) -> Any:
-    return model_config(data) if isinstance(data, Mapping | ModelConfig) else data
+    if not isinstance(data, Mapping):
+        return data
+    try:
+        return model_config(data)
+    except ConfigError as error:  # so that it is reported together with problems elsewhere, under `model`
+        raise ValueError(str(error)) from None
+
+
+def _names(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(metric.name for metric in parse_metrics(metrics))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 class Experiment(Part):
@@ -42,21 +54,21 @@ class Experiment(Part):
     @classmethod
     def _known_metric(cls, training: Training) -> Training:
         """An unknown metric fails here and not after the first epoch; `HR@5` is stored as `recall@5`."""
-        name = parse_metric(training.metric).name
+        (name,) = _names((training.metric,))
         return training if name == training.metric else training.replace(metric=name)
 
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(metric.name for metric in parse_metrics(metrics))
+        return _names(metrics)
 
     @model_validator(mode="after")
     def _model_takes_histories(self) -> Experiment:
         """Without this, a model would read the newest items alone and the record would claim longer histories."""
         longest = getattr(self.model, "max_length", None)
         if longest is not None and self.max_length > longest:
-            raise ConfigError(
-                f"max_length = {self.max_length}, but the model reads {longest} items (model.max_length).",
-                hint="set both, for example max_length=50 and model.max_length=50",
+            raise ValueError(
+                f"max_length = {self.max_length}, but the model reads {longest} items (model.max_length). "
+                f"Hint: set both, max_length={self.max_length} and model.max_length={self.max_length}"
             )
         return self
