@@ -32,7 +32,7 @@ def torchrun(job: dict) -> int:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(PROGRAM)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, json.dumps([job])], capture_output=True, text=True, timeout=300, env=environment, check=False
+        [*command, json.dumps([job])], capture_output=True, text=True, timeout=1800, env=environment, check=False
     )
     if done.returncode and "die" not in job:
         pytest.fail(done.stderr)

@@ -44,7 +44,7 @@ DEATHS: list[tuple[str, int, int]] = [
 
 def run_jobs(jobs: list[dict[str, Any]]) -> list[int]:
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), json.dumps(jobs)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(PROGRAM), json.dumps(jobs)], capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -2,6 +2,9 @@
 
 One process by default. Under `torchrun --nproc-per-node=W` every process runs the same program, takes one device, and
 joins the others here; with one process all collectives do nothing.
+
+The gradient is that of the mean loss over the global batch. A loss that looks across rows (negatives or a centroid from
+the batch) sees the rows of its own process only, as everywhere with data parallelism; so does dropout's randomness.
 """
 
 from __future__ import annotations
@@ -41,6 +44,11 @@ def join(*, accelerator: Literal["auto", "cpu", "cuda"], precision: Literal["fp3
     )
     fabric.launch()
     return fabric
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files: always, unless torchrun started several."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 class Computed(nn.Module):

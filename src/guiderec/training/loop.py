@@ -2,7 +2,8 @@
 
 A run that is killed at any moment and resumed makes the same steps, and writes the same log, as one that never
 stopped. Three things make this cheap: batches are functions of (seed, epoch, step), noise and dropout of (seed, step),
-and the log is cut back to where the checkpoint was taken.
+and the log is cut back to where the checkpoint was taken. The equality is bit by bit on the CPU with the same number of
+threads and processes; on CUDA it is as good as the kernels that a model calls are deterministic.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def _commit() -> str | None:
     source = Path(__file__).resolve().parents[1]
     try:
         commit = _git(source, "rev-parse", "HEAD")
-        tracked = _git(source, "ls-files", "--", Path(__file__).name, "training/record.py")
+        tracked = _git(source, "ls-files", "--", "training/record.py")
         changed = _git(source, "status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return None
