@@ -46,11 +46,6 @@ def join(*, accelerator: Literal["auto", "cpu", "cuda"], precision: Literal["fp3
     return fabric
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that writes files: always, unless torchrun started several."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 class Computed(nn.Module):
     """Sends a computation with `model` through `forward`, which is where Fabric attaches DDP and autocast.
 
