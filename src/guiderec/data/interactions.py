@@ -54,8 +54,8 @@ _LATEST = 32_503_680_000
 """Seconds from 1970 to the year 3000: later times are a wrong unit."""
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-_BATCH = 1 << 20
-"""Events that are placed or sorted at a time: 8 MiB per column."""
+_BATCH = 1 << 18
+"""Events that are placed or sorted at a time: 2 MiB per column."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ class Interactions:
         flat, times = self._placed(users, items, offsets)
         if times is not None:
             _sort_inside(flat, times, offsets)
-            times = np.floor_divide(times, self.ticks).astype(np.int64)
+            np.floor_divide(times, self.ticks, out=times)  # in place: a copy would be the peak of the memory
+            times = times.astype(np.int64, copy=False)
         text = users.dtype == pl.String
         owner = np.arange(len(users), dtype=np.int64) if text else users.to_numpy().astype(np.int64)
         sequences = Sequences(flat, offsets, owner, times)
