@@ -64,8 +64,9 @@ class Rows:
 
     @classmethod
     def last_items(cls, sequences: Sequences) -> Rows:
-        """One row per sequence: its last item."""
-        return cls(sequences, np.arange(len(sequences), dtype=np.int64), sequences.lengths - 1)
+        """One row per sequence that has an item: its last item."""
+        sequence = np.flatnonzero(sequences.lengths > 0)
+        return cls(sequences, sequence, sequences.lengths[sequence] - 1)
 
     @classmethod
     def every_prefix(cls, sequences: Sequences, shortest_history: int = 1) -> Rows:

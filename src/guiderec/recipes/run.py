@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from guiderec.models.base import Recommender
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import build
 from guiderec.rng import Noise, seed_everything
+from guiderec.training.distributed import from_first, join, sum_over_processes
 from guiderec.training.loop import Outcome, fit
 from guiderec.training.memory import keep_freed_memory
 from guiderec.training.record import environment, read_json, write_json
@@ -38,6 +40,8 @@ def train(
 ) -> Outcome:
     """Train into the directory `run` and store the best model there as `run/model`.
 
+    Under torchrun all processes call this; the first one writes.
+
     Raises
     ------
     CheckpointError
@@ -47,7 +51,8 @@ def train(
     keep_freed_memory()
     seed_everything(experiment.seed)
     model = build(experiment.model, dataset.n_items)  # before anything is written: options may not fit each other
-    _claim(run, experiment, dataset, resume)
+    fabric = join(accelerator=experiment.training.accelerator, precision=experiment.training.precision)
+    from_first(fabric, lambda: _claim(run, experiment, dataset, resume))
     rows = training_rows(experiment, dataset)
     loader = Loader(
         rows, batch_size=experiment.training.batch_size, max_length=experiment.max_length, seed=experiment.seed
@@ -67,7 +72,8 @@ def train(
     outcome = fit(
         model, loader, validate, experiment.training, run, seed=experiment.seed, resume=resume, progress=progress
     )
-    Model(model, dataset.vocabulary, experiment.max_length).save_pretrained(run / "model")
+    trained = Model(model, dataset.vocabulary, experiment.max_length)
+    from_first(fabric, lambda: trained.save_pretrained(run / "model"))
     return outcome
 
 
@@ -83,6 +89,8 @@ def evaluate(
     label: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate the best model of a run on a part of the split; write and return `run/evaluation/<part>.json`.
+
+    Under torchrun the processes share the rows, and the result is that of one process.
 
     Parameters
     ----------
@@ -105,23 +113,30 @@ def evaluate(
     _require_same_data(run, dataset)
     changed = override(experiment, overrides or {})
     assert isinstance(changed, Experiment)
-    model = Model.from_pretrained(run / "model").reconfigured(changed.model).recommender
+    fabric = join(accelerator=changed.training.accelerator, precision="fp32")
+    model = Model.from_pretrained(run / "model").reconfigured(changed.model).recommender.to(fabric.device)
     evaluation = evaluate_model(
         model,
         dataset.part(part),
-        max_length=experiment.max_length,
-        metrics=metrics or experiment.metrics,
+        max_length=changed.max_length,
+        metrics=metrics or changed.metrics,
         seen=seen or dataset.seen,
         candidates=_candidates(dataset, part),
         noise=Noise(noise_seed),
         training_counts=count_items(dataset.train, dataset.n_items),
+        shard=(fabric.global_rank, fabric.world_size),
+        sum_over=partial(sum_over_processes, fabric),
     )
     name = f"{part}-{label}" if label else part
-    evaluation.write(run, name)
-    path = run / "evaluation" / f"{name}.json"
-    record = {**read_json(path), "part": part, "overrides": dict(overrides or {})}
-    write_json(path, record)
-    return record
+
+    def write() -> dict[str, Any]:
+        evaluation.write(run, name)
+        path = run / "evaluation" / f"{name}.json"
+        record = {**read_json(path), "part": part, "overrides": dict(overrides or {})}
+        write_json(path, record)
+        return record
+
+    return from_first(fabric, write)
 
 
 def read_experiment(run: Path) -> Experiment:

@@ -1,0 +1,87 @@
+"""Training and evaluating from recipes, on one process and on two."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from guiderec.api import configure
+from guiderec.data import prepared, synthetic
+from guiderec.data.prepared import resplit_users
+from guiderec.errors import CheckpointError, ConfigError
+from guiderec.recipes import run as runs
+
+SMALL = {"model.dim": 8, "model.dropout": 0.0, "training.epochs": 1, "training.max_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic.make(n_items=400, n_users=203, seed=1).dataset
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "steerrec"
+    runs.train(configure("steerrec:demo", SMALL, 0), data, run, progress=False)
+    return run
+
+
+def test_a_run_refuses_another_split_of_the_same_log(trained, data):
+    other = resplit_users(data, seed=5, max_items=None)
+    with pytest.raises(CheckpointError, match="was trained on the split"):
+        runs.evaluate(trained, other)
+
+
+def test_a_run_is_not_overwritten(trained, data):
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        runs.train(configure("steerrec:demo", SMALL, 0), data, trained, progress=False)
+
+
+def test_evaluation_under_other_options_keeps_the_plain_one(trained, data):
+    plain = runs.evaluate(trained, data)
+    off = {"model.guidance.scale": 0.0}
+    with pytest.raises(ConfigError, match="needs a label"):
+        runs.evaluate(trained, data, overrides=off)
+    unguided = runs.evaluate(trained, data, overrides=off, label="unguided")
+    assert unguided["overrides"] == off
+    assert json.loads((trained / "evaluation/test.json").read_text())["metrics"] == plain["metrics"]
+    ranks = [pl.read_parquet(trained / f"evaluation/{name}.parquet")["rank"] for name in ("test", "test-unguided")]
+    assert (ranks[0] != ranks[1]).any()
+
+
+def test_options_that_change_the_weights_are_refused(trained, data):
+    with pytest.raises(CheckpointError, match="do not fit"):
+        runs.evaluate(trained, data, overrides={"model.dim": 16}, label="wide")
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(data, tmp_path: Path):
+    """Under torchrun, `guiderec train` makes the losses of one process, and `guiderec evaluate` its very ranks."""
+    prepared.save(data, tmp_path / "split")
+    options = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    where = ["--data", str(tmp_path / "split")]
+
+    def guiderec(world: int, *arguments: str) -> None:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        program = str(Path(sys.executable).parent / "guiderec")
+        done = subprocess.run(
+            [*launch, "--no-python", program, *arguments, *where], capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+
+    losses, ranks = [], []
+    for world in (1, 2):
+        run = tmp_path / f"run-{world}"
+        guiderec(world, "train", "sasrec:demo", *options, "--out", str(run))
+        events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        losses.append([event["loss"] for event in events if event["event"] == "step"])
+        guiderec(world, "evaluate", str(tmp_path / "run-1"))
+        ranks.append(pl.read_parquet(tmp_path / "run-1/evaluation/test.parquet")["rank"].to_list())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert len(ranks[0]) == len(data.test)
+    assert ranks[0] == ranks[1]
