@@ -82,21 +82,6 @@ def seed_everything(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-def get_state() -> dict[str, Tensor]:
-    """State of torch's generators as tensors, to store in a checkpoint."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_state(state: dict[str, Tensor]) -> None:
-    """Restore what `get_state` gave."""
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
 def numpy_generator(seed: int, *purpose: Any) -> np.random.Generator:
     """A NumPy generator for one purpose, independent of all others with the same seed."""
     return np.random.default_rng(key_of(seed, *purpose))
