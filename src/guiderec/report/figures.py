@@ -116,7 +116,7 @@ def rank_histogram(run: Run, name: str, part: str = "test") -> Picture | None:
         panel.set_xlabel("Rank of the target (1 is the top)")
         panel.set_title("Share of rows", loc="left")
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        panel.legend(loc="upper left")
+        panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2, borderaxespad=0.0)  # clear of any bar
         panel.grid(axis="y")
         return figure
 
