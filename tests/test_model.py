@@ -131,9 +131,9 @@ def test_a_row_alone_is_the_row_in_a_batch(model: Model):
 
 def test_the_size_of_batches_changes_nothing(model: Model):
     dislikes = [["B005"], [], ["B007", "B008"], []]
-    whole = model.recommend(HISTORIES, k=7, dislikes=dislikes)
+    whole = model.recommend(HISTORIES, k=ITEMS, dislikes=dislikes)
     for batch_size in (1, 3):
-        parts = model.recommend(HISTORIES, k=7, dislikes=dislikes, batch_size=batch_size)
+        parts = model.recommend(HISTORIES, k=ITEMS, dislikes=dislikes, batch_size=batch_size)
         assert_frame_equal(parts, whole, rel_tol=1e-5, abs_tol=1e-5)
 
 
