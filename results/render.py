@@ -28,6 +28,7 @@ MARKS = ("<!-- results: written by results/render.py -->", "<!-- end of results 
 
 STUDIES = {
     "beauty-baselines": "Beauty, user split: baselines without diffusion",
+    "beauty-d256": "Beauty, user split: diffusion models at width 256",
     "beauty-d512": "Beauty, user split: diffusion models at width 512",
     "beauty-d1024": "Beauty, user split: diffusion models at width 1024",
     "beauty-d3072": "Beauty, user split: SteerRec at the paper's width 3072, 25 epochs at most",

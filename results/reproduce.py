@@ -57,6 +57,7 @@ STUDIES: dict[str, list[Entry]] = {
         ("sasrec-last-position", "sasrec:beauty_last_position", {}),
         ("sasrec-every-position", "sasrec:beauty", {}),
     ],
+    "beauty-d256": _table(256),
     "beauty-d512": _table(512),
     "beauty-d1024": _table(1024),
     "beauty-d3072": [("steerrec", "steerrec:beauty", {"training.epochs": 25})],
