@@ -13,10 +13,10 @@ demo: $(READY)  ## Train three models on the embedded catalogue, compare them, s
 	$(RUN)/guiderec demo --out runs/demo
 
 test: $(READY)  ## All tests but the slow ones and those on real data.
-	$(RUN)/python -m pytest -m "not slow and not realdata" -n 2
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow and not realdata" -n 2
 
 test-slow: $(READY)  ## The slow tests.
-	$(RUN)/python -m pytest -m "slow and not realdata"
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "slow and not realdata" -n 2
 
 test-real: $(READY)  ## The tests on real data in ../shared/data; skipped with a reason where it is absent.
 	$(RUN)/python -m pytest -m realdata -rs
