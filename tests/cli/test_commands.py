@@ -16,7 +16,7 @@ from .conftest import Cli
 
 COMMANDS = {
     "train": {"recipe", "--data", "--set", "--seed", "--out", "--resume", "--json"},
-    "evaluate": {"run", "--data", "--part", "--seen", "--noise-seed", "--json"},
+    "evaluate": {"run", "--data", "--part", "--seen", "--noise-seed", "--set", "--label", "--json"},
     "recommend": {
         "run",
         "--history",

@@ -61,6 +61,20 @@ def test_evaluation_prints_its_record(cli: Cli, split: Path, runs: dict[str, Pat
     (run / "evaluation" / "valid.json").unlink()
 
 
+def test_weights_are_evaluated_under_other_options(cli: Cli, split: Path, runs: dict[str, Path]) -> None:
+    run = runs["steerrec"]
+    before = (run / "evaluation" / "test.json").read_text()
+    change = ["--set", "model.guidance.scale=0", "--label", "unguided"]
+    done = cli("evaluate", run, "--data", split, *change, "--json")
+    assert done.status == 0, done.err
+    assert done.json["overrides"] == {"model.guidance.scale": "0"}
+    assert done.json["metrics"] == json.loads((run / "evaluation" / "test-unguided.json").read_text())["metrics"]
+    assert (run / "evaluation" / "test.json").read_text() == before
+    assert f"{done.json['metrics']['recall@10']['mean']:.4f}" in cli("evaluate", run, "--data", split, *change).out
+    for kind in ("json", "parquet"):
+        (run / "evaluation" / f"test-unguided.{kind}").unlink()
+
+
 def test_recommendations_are_those_of_the_python_interface(cli: Cli, runs: dict[str, Path]) -> None:
     done = cli("recommend", runs["steerrec"], "--history", "i01,i02", "--history", "i03", "-k", 5, "--json")
     assert done.status == 0, done.err

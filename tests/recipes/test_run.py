@@ -47,6 +47,8 @@ def test_evaluation_under_other_options_keeps_the_plain_one(trained, data):
     off = {"model.guidance.scale": 0.0}
     with pytest.raises(ConfigError, match="needs a label"):
         runs.evaluate(trained, data, overrides=off)
+    with pytest.raises(ConfigError, match="made of letters"):
+        runs.evaluate(trained, data, overrides=off, label="../../elsewhere")
     unguided = runs.evaluate(trained, data, overrides=off, label="unguided")
     assert unguided["overrides"] == off
     assert json.loads((trained / "evaluation/test.json").read_text())["metrics"] == plain["metrics"]

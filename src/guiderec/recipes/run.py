@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -109,6 +110,8 @@ def evaluate(
     """
     if overrides and not label:
         raise ConfigError("An evaluation under other options needs a label.", hint="for example label = 'cfg'")
+    if label is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", label):
+        raise ConfigError(f"A label is made of letters, digits, '-' and '_', got {label!r}.")
     experiment = read_experiment(run)
     _require_same_data(run, dataset)
     changed = override(experiment, overrides or {})
