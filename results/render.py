@@ -32,7 +32,7 @@ STUDIES = {
     "beauty-d512": "Beauty, user split: diffusion models at width 512",
     "beauty-d1024": "Beauty, user split: diffusion models at width 1024",
     "beauty-d3072": "Beauty, user split: SteerRec at the paper's width 3072, 25 epochs at most",
-    "beauty-every-prefix": "Beauty, user split: SteerRec trained on every prefix, width 256",
+    "beauty-every-prefix": "Beauty, user split: SteerRec trained on every prefix, width 1024",
     "beauty-resplit": "Beauty: other user splits, one drawn from the full sequences for every seed",
 }
 """Titles, in the order of the page. Other studies follow in alphabetical order under their own name."""

@@ -61,10 +61,11 @@ STUDIES: dict[str, list[Entry]] = {
     "beauty-d512": _table(512),
     "beauty-d1024": _table(1024),
     "beauty-d3072": [("steerrec", "steerrec:beauty", {"training.epochs": 25})],
-    "beauty-every-prefix": [("steerrec-every-prefix", "steerrec:beauty_every_prefix", {"model.dim": 256})],
+    "beauty-every-prefix": [("steerrec-every-prefix", "steerrec:beauty_every_prefix", {"model.dim": 1024})],
     "beauty-resplit": [
-        ("steerrec", "steerrec:beauty", {"model.dim": 256}),
-        ("sasrec-every-position", "sasrec:beauty", {}),
+        ("markov", "markov:default", {}),
+        ("sasrec-every-position", "sasrec:beauty", {"model.dim": 64, "training.epochs": 15}),
+        ("steerrec", "steerrec:beauty", {"model.dim": 1024}),
     ],
 }
 """Name of the study -> (name of the run, recipe, overrides)."""

