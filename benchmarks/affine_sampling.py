@@ -76,8 +76,8 @@ def _measure(
         chain.A  # noqa: B018  composed when first asked for
         return chain
 
-    joined = _joined(denoiser)
-    usual, two_pass = timed(lambda: ddim(guidance(joined, conditions), x, schedule, steps), options.repeat)
+    network = joined(denoiser)
+    usual, two_pass = timed(lambda: ddim(guidance(network, conditions), x, schedule, steps), options.repeat)
     _, one_pass = timed(lambda: _one_pass(denoiser, g, x, schedule, steps), options.repeat)
     chain, composing = timed(lambda: compose(denoiser, schedule, steps), 1)
     _, composing_state = timed(compose_state, 1)
@@ -100,7 +100,7 @@ def _measure(
     }  # fmt: skip
 
 
-def _joined(denoiser: LinearDenoiser) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def joined(denoiser: LinearDenoiser) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The same network as one layer on the concatenation of its inputs."""
     blocks = (denoiser.from_state, denoiser.from_condition, denoiser.from_time)
     weight, bias = torch.cat([block.weight for block in blocks], dim=1), denoiser.from_time.bias
