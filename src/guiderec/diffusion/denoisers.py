@@ -49,7 +49,7 @@ class LinearDenoiser(nn.Module):
 
         Computed once per distinct step: of 256 rows at T = 1200, some 25 share their step with an earlier one.
         """
-        distinct, place = t.unique(return_inverse=True)
+        distinct, place = torch.unique(t, return_inverse=True)
         return self.from_time(self.time(distinct)).index_select(0, place)
 
 
