@@ -70,8 +70,6 @@ class Batch(Query):
 
     target: Tensor
     """(B,) int64 in 1..I, the item that followed the history."""
-    negatives: Tensor | None = None
-    """(B, N) int64, padded with 0: items known not to be wanted (unclicked in the same impression)."""
 
     @property
     def next_items(self) -> Tensor:
