@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from guiderec.config import Part
-from guiderec.data.batch import Batch, Query
+from guiderec.data.batch import PADDING, Batch, Query
 from guiderec.data.sequences import Sequences
+from guiderec.diffusion.denoisers import DENOISERS
+from guiderec.diffusion.generation import Generator
+from guiderec.diffusion.objectives import distance
+from guiderec.nn.history import LastStateEncoder
 from guiderec.rng import Noise
 
 
@@ -73,3 +77,41 @@ class EmbeddingRecommender(Recommender):
     def scores(self, query: Query, noise: Noise) -> Tensor:
         """(B, I + 1) inner product with the best interest."""
         return (self.user_vectors(query, noise) @ self.item_vectors().T).amax(dim=1)
+
+
+class HistoryConditioned(EmbeddingRecommender):
+    """Generates the embedding of the next item under the last state of the encoded history.
+
+    What DreamRec, PreferDiff and SteerRec share. Their losses, and what guidance goes away from, stand in their files.
+    `config` has dim, max_length, heads, dropout, residual, denoiser, schedule, distance and generation.
+
+    Initialisation: items (I + 1, D) and null token (D,) N(0, 1); the encoder as in `nn/history.py`; the linear denoiser
+    as one torch Linear.
+    """
+
+    def __init__(self, config: Any, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=PADDING)
+        self.null = nn.Parameter(torch.randn(config.dim))
+        self.encoder = LastStateEncoder(
+            config.dim, config.max_length, heads=config.heads, dropout=config.dropout, residual=config.residual
+        )
+        self.denoiser = DENOISERS[config.denoiser](config.dim)
+        self.schedule = config.schedule()
+        self.distance = distance(config.distance)
+        self.generator = Generator(config.generation, self.schedule, self.denoiser)
+
+    def encode(self, query: Query) -> Tensor:
+        """History -> condition (B, D)."""
+        history = query.history[:, -self.config.max_length :]
+        return self.encoder(self.items(history), history != PADDING)
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """History (B, L, D) and target (B, D) in one look-up, so that the table gets one gradient and not two."""
+        history = batch.history[:, -self.config.max_length :]
+        vectors = self.items(torch.cat([history, batch.target[:, None]], dim=1))
+        return vectors[:, :-1], vectors[:, -1]
+
+    def item_vectors(self) -> Tensor:
+        """(I + 1, D)."""
+        return self.items.weight

@@ -16,18 +16,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from guiderec.data.batch import PADDING, Batch, Query
-from guiderec.diffusion.denoisers import DENOISERS, DenoiserName
-from guiderec.diffusion.generation import Generation, Generator
+from guiderec.data.batch import Batch, Query
+from guiderec.diffusion.denoisers import DenoiserName
+from guiderec.diffusion.generation import Generation
 from guiderec.diffusion.guidance import ClassifierFree, Conditions, GuidanceConfig
-from guiderec.diffusion.objectives import Distance, distance, draw, drop_condition
+from guiderec.diffusion.objectives import Distance, draw, drop_condition
 from guiderec.diffusion.schedule import Linear, ScheduleConfig
-from guiderec.models.base import EmbeddingRecommender, ModelConfig
-from guiderec.nn.history import LastStateEncoder
+from guiderec.models.base import HistoryConditioned, ModelConfig
 from guiderec.rng import Noise
 
 
@@ -61,34 +59,10 @@ class DreamRecConfig(ModelConfig):
     """Sampler, its steps, and whether it starts from noise or from the mean over the noise."""
 
 
-class DreamRec(EmbeddingRecommender):
+class DreamRec(HistoryConditioned):
     """Reconstructs the target's embedding under the history; samples it with classifier-free guidance."""
 
     Config = DreamRecConfig
-
-    def __init__(self, config: DreamRecConfig, n_items: int) -> None:
-        """Items and null token N(0, 1); the encoder as in `nn/history.py`; the denoiser as one torch Linear."""
-        super().__init__(config, n_items)
-        self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=PADDING)
-        self.null = nn.Parameter(torch.randn(config.dim))
-        self.encoder = LastStateEncoder(
-            config.dim, config.max_length, heads=config.heads, dropout=config.dropout, residual=config.residual
-        )
-        self.denoiser = DENOISERS[config.denoiser](config.dim)
-        self.schedule = config.schedule()
-        self.distance = distance(config.distance)
-        self.generator = Generator(config.generation, self.schedule, self.denoiser)
-
-    def encode(self, query: Query) -> Tensor:
-        """History -> condition (B, D)."""
-        history = query.history[:, -self.config.max_length :]
-        return self.encoder(self.items(history), history != PADDING)
-
-    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """History (B, L, D) and target (B, D) in one look-up, so that the table gets one gradient and not two."""
-        history = batch.history[:, -self.config.max_length :]
-        vectors = self.items(torch.cat([history, batch.target[:, None]], dim=1))
-        return vectors[:, :-1], vectors[:, -1]
 
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """Mean reconstruction error of the target's embedding (Alg. 1, eq. 9)."""
@@ -105,7 +79,3 @@ class DreamRec(EmbeddingRecommender):
         conditions = Conditions(toward=self.encode(query), null=self.null.expand(len(query), -1))
         x0_hat = self.generator(conditions, self.config.guidance, noise, query.key, scale=query.guidance_scale)
         return x0_hat[:, None]
-
-    def item_vectors(self) -> Tensor:
-        """(I + 1, D)."""
-        return self.items.weight

@@ -24,26 +24,24 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
-from guiderec.diffusion.denoisers import DENOISERS, DenoiserName
-from guiderec.diffusion.generation import Generation, Generator
+from guiderec.diffusion.denoisers import DenoiserName
+from guiderec.diffusion.generation import Generation
 from guiderec.diffusion.guidance import Conditions, GuidanceConfig, PositiveNegative
 from guiderec.diffusion.objectives import (
     Distance,
     centroid_of_others,
-    distance,
     draw,
     drop_condition,
     guidance_alignment,
     masked_mean,
 )
 from guiderec.diffusion.schedule import Linear, ScheduleConfig
-from guiderec.models.base import EmbeddingRecommender, ModelConfig
-from guiderec.nn.history import LastStateEncoder
+from guiderec.models.base import HistoryConditioned, ModelConfig
 from guiderec.nn.sampling import items_outside
 from guiderec.rng import Noise
 
@@ -141,35 +139,14 @@ class SteerRecConfig(ModelConfig):
     """Rank by inner product (paper) or by cosine."""
 
 
-class SteerRec(EmbeddingRecommender):
+class SteerRec(HistoryConditioned):
     """Pulled by the history, pushed away from negatives."""
 
     Config = SteerRecConfig
 
     def __init__(self, config: SteerRecConfig, n_items: int) -> None:
-        """Items and null token N(0, 1); the encoder as in `nn/history.py`; the denoiser as one torch Linear."""
         super().__init__(config, n_items)
         self.steers = isinstance(config.guidance, PositiveNegative)  # other guidance never looks at c^-
-        self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=PADDING)
-        self.null = nn.Parameter(torch.randn(config.dim))
-        self.encoder = LastStateEncoder(
-            config.dim, config.max_length, heads=config.heads, dropout=config.dropout, residual=config.residual
-        )
-        self.denoiser = DENOISERS[config.denoiser](config.dim)
-        self.schedule = config.schedule()
-        self.distance = distance(config.distance)
-        self.generator = Generator(config.generation, self.schedule, self.denoiser)
-
-    def encode(self, query: Query) -> Tensor:
-        """History -> c^+ (B, D)."""
-        history = query.history[:, -self.config.max_length :]
-        return self.encoder(self.items(history), history != PADDING)
-
-    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """History (B, L, D) and target (B, D) in one look-up, so that the table gets one gradient and not two."""
-        history = batch.history[:, -self.config.max_length :]
-        vectors = self.items(torch.cat([history, batch.target[:, None]], dim=1))
-        return vectors[:, :-1], vectors[:, -1]
 
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """(1 - mu) d(F(x_t, c^+), x0) + mu max(0, d(F(x_t, c^+), x0) - d(F(x_t, c^-), x0) + m) (eq. 12, 13)."""
