@@ -31,6 +31,7 @@ STUDIES = {
     "beauty-d256": "Beauty, user split: diffusion models at width 256",
     "beauty-d512": "Beauty, user split: diffusion models at width 512",
     "beauty-d1024": "Beauty, user split: diffusion models at width 1024",
+    "beauty-d1024-rate-1e-4": "Beauty, user split: SteerRec at width 1024 with half the learning rate",
     "beauty-d3072": "Beauty, user split: SteerRec at the paper's width 3072, 25 epochs at most",
     "beauty-every-prefix": "Beauty, user split: SteerRec trained on every prefix, width 1024",
     "beauty-resplit": "Beauty: other user splits, one drawn from the full sequences for every seed",
