@@ -68,6 +68,14 @@ class Noise:
         return self.bits(keys, size, purpose) % high
 
 
+def subkeys(keys: Tensor, index: Tensor) -> Tensor:
+    """Keys of the parts of what `keys` name: one for every pair, broadcast, int64. Both are whole numbers.
+
+    The noise of a history's position is named by the row and the position, so that it is the same in wider batches.
+    """
+    return _mix(_mix(keys.to(torch.int64) * _signed(_GOLDEN)) + index.to(torch.int64) * _signed(_GOLDEN))
+
+
 def key_of(*parts: Any) -> int:
     """A 63-bit key from any printable values; equal values give equal keys on every machine."""
     return _stable_hash("\x1f".join(str(part) for part in parts)) >> 1

@@ -42,10 +42,25 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D), for `visible` (B, 1, L, L), True where a query may look at a key."""
+        """(B, L, D) -> (B, L, D), for `visible` (B, 1, L, L): True where a query may look at a key.
+
+        Or numbers instead of truths, which are added to the logits.
+        """
         batch, length, dim = x.shape
         split = self.query_key_value(x).view(batch, length, 3, self.heads, dim // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
         return self.output(mixed.transpose(1, 2).reshape(batch, length, dim))
+
+    def last(self, x: Tensor, visible: Tensor) -> Tensor:
+        """The newest position of `forward` alone, (B, D): one query, and no more than keys and values of the others."""
+        batch, length, dim = x.shape
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        heads = (self.heads, dim // self.heads)
+        query = F.linear(x[:, -1:], weight[:dim], bias[:dim]).view(batch, 1, *heads).transpose(1, 2)
+        split = F.linear(x, weight[dim:], bias[dim:]).view(batch, length, 2, *heads)
+        key, value = split.permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible[:, :, -1:], dropout_p=dropout)
+        return self.output(mixed.transpose(1, 2).reshape(batch, dim))

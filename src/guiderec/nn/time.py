@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +24,19 @@ def sinusoid(t: Tensor, dim: int, *, longest_period: float = 10_000.0, dtype: to
 
 
 class TimeEmbedding(nn.Module):
-    """sinusoid(d) -> Linear(d, 2d) -> GELU -> Linear(2d, d): steps t (B,) -> (B, d)."""
+    """sinusoid(d) -> Linear(d, expansion d) -> activation -> Linear(expansion d, d): steps t (B,) -> (B, d)."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(
+        self, dim: int, *, expansion: int = 2, activation: Callable[[Tensor], Tensor] = nn.functional.gelu
+    ) -> None:
         super().__init__()
         self.dim = dim
-        self.up = nn.Linear(dim, 2 * dim)
-        self.down = nn.Linear(2 * dim, dim)
+        self.activation = activation
+        self.up = nn.Linear(dim, expansion * dim)
+        self.down = nn.Linear(expansion * dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
-        """(B,) integer steps -> (B, d)."""
+        """(B,) steps, whole or scaled -> (B, d)."""
         dtype = self.up.weight.dtype
         wave = sinusoid(t, self.dim, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
-        return self.down(nn.functional.gelu(self.up(wave)))
+        return self.down(self.activation(self.up(wave)))

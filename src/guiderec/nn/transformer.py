@@ -29,6 +29,11 @@ class PreNormBlock(nn.Module):
         x = x + self.dropout(self.attention(self.attention_norm(x), visible))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
+    def last(self, x: Tensor, visible: Tensor) -> Tensor:
+        """The newest position of `forward` alone: (B, D)."""
+        newest = x[:, -1] + self.dropout(self.attention.last(self.attention_norm(x), visible))
+        return newest + self.dropout(self.feedforward(self.feedforward_norm(newest)))
+
 
 class PostNormBlock(nn.Module):
     """`norm(x + attention(x))`, then `norm(x + feedforward(x))` (Vaswani et al. 2017)."""

@@ -1,0 +1,168 @@
+"""DiffuRec: A Diffusion Model for Sequential Recommendation (Li, Sun and Li, ACM TOIS 2023, arXiv:2304.00686).
+
+Idea       An item is a distribution: the noised target is mixed into every position of the history, a transformer
+           reconstructs the target from it, and the reconstruction is trained by cross-entropy over all items.
+Notation   paper -> code:  e_i -> history (B, L, D);  x_0 -> x0 (B, D);  x_s -> x_t;  lambda_i -> denoiser.mixing;
+           f_theta -> denoiser;  delta -> mixing
+Order      denoiser_of() Sec. 4.2 -> loss() Alg. 1 -> user_vectors() Alg. 2
+Facts      authors' public code (WHUIR/DiffuRec: src/) for sizes, initialisation, schedule and the sampling of steps.
+Departs    1. Keys at padding are masked. The public code masks the queries at padding instead, so that items attend to
+              padding, whose row is a trained vector: `padding = "public_code"` does the same, to measure what it does.
+           2. Padding is no class of the cross-entropy and is never ranked ("public_code": it is a class).
+           3. Positions are not used, as in the public code, whose table of them has no effect. `positions` adds them.
+           4. x_T, lambda and the noise of the steps are named by the row, so that a request always has the same answer.
+           5. Posterior variance in sampling; the public code takes beta (its "fixed large") at all steps but one.
+           6. An empty history is one padding position; padding never takes part in anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guiderec.data.batch import PADDING, Batch, Query
+from guiderec.diffusion.generation import Generation
+from guiderec.diffusion.objectives import draw
+from guiderec.diffusion.samplers import walk
+from guiderec.diffusion.schedule import ScheduleConfig, TruncatedLinear
+from guiderec.diffusion.sequence import BoundSequenceDenoiser, SequenceDenoiser
+from guiderec.models.base import EmbeddingRecommender, ModelConfig
+from guiderec.nn.attention import two_sided_mask
+from guiderec.nn.buckets import by_length, in_buckets
+from guiderec.nn.embedding import PositionEmbedding
+from guiderec.rng import Noise
+
+
+class DiffuRecConfig(ModelConfig):
+    """Options of DiffuRec. Defaults are those of the authors' code for Amazon Beauty."""
+
+    name: Literal["diffurec"] = "diffurec"
+    dim: int = Field(128, ge=2, multiple_of=2)
+    """D, width of items and states."""
+    max_length: int = Field(50, ge=1)
+    """L, the longest history. Of a longer one the newest items count."""
+    layers: int = Field(4, ge=1)
+    """Transformer blocks of the approximator."""
+    heads: int = Field(4, ge=1)
+    """Attention heads; must divide dim."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout of attention weights, feed-forward layers and residual branches."""
+    embedding_dropout: float = Field(0.3, ge=0, lt=1)
+    """Dropout of the item vectors of the history."""
+    schedule: ScheduleConfig = TruncatedLinear(steps=32)
+    """Noise schedule and number of diffusion steps T."""
+    mixing: float = Field(0.001, ge=0)
+    """delta: mean and deviation of lambda, with which the noised target is mixed into the history. At the published
+    value it is a thousandth of the input, and what is generated hardly depends on the noise."""
+    positions: bool = False
+    """True: learned positions, counted from the newest item, are added to the item vectors."""
+    padding: Literal["masked", "public_code"] = "masked"
+    """public_code: items attend to padding up to max_length; padding is a trained vector and a class of the loss."""
+    generation: Generation = Generation(sampler="ddpm", steps=None, start="noise")
+    """Sampler and its steps. The mean over the noise has no closed form here, so start must be "noise"."""
+
+    @field_validator("generation")
+    @classmethod
+    def _starts_from_noise(cls, generation: Generation) -> Generation:
+        if generation.start != "noise":
+            raise ValueError('start must be "noise": a transformer is not affine, its mean over the noise is not known')
+        return generation
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> DiffuRecConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        return self
+
+
+class DiffuRec(EmbeddingRecommender):
+    """Reconstructs the target from a history into which the noised target is mixed; samples it from noise.
+
+    Initialisation: items and positions N(0, 1); the denoiser as in `diffusion/sequence.py`.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = DiffuRecConfig
+
+    def __init__(self, config: DiffuRecConfig, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=PADDING if config.padding == "masked" else None)
+        self.positions = (
+            PositionEmbedding(config.max_length, config.dim, "from_end", std=1.0) if config.positions else None
+        )
+        self.item_dropout = nn.Dropout(config.embedding_dropout)
+        self.item_norm = nn.LayerNorm(config.dim)
+        self.schedule = config.schedule()
+        self.denoiser = SequenceDenoiser(
+            config.dim,
+            layers=config.layers,
+            heads=config.heads,
+            dropout=config.dropout,
+            total_steps=self.schedule.T,
+            mixing=config.mixing,
+        )
+        self.steps = config.generation.chain(self.schedule)
+
+    def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """Cross-entropy of x0_hat against all items, at a step drawn for each row (Alg. 1; Eq. 10)."""
+        drawn = draw(self.items(batch.target), self.schedule, noise, batch.key)
+
+        def predict(history: Tensor, rows: Tensor) -> Tensor:
+            return self.denoiser_of(history, batch.key[rows], noise)(drawn.x_t[rows], drawn.t[rows])
+
+        x0_hat = self.denoiser.norm(self._by_history(batch, predict))
+        if self.config.padding == "public_code":
+            return {"loss": F.cross_entropy(x0_hat @ self.items.weight.T, batch.target)}
+        return {"loss": F.cross_entropy(x0_hat @ self.items.weight[1:].T, batch.target - 1)}
+
+    def user_vectors(self, query: Query, noise: Noise) -> Tensor:
+        """(B, 1, D): x0_hat at the end of the chain (Alg. 2)."""
+
+        def generate(history: Tensor, rows: Tensor) -> Tensor:
+            key, dim, dtype = query.key[rows], self.config.dim, self.items.weight.dtype
+            network = self.denoiser_of(history, key, noise)
+
+            def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+                return self.denoiser.norm(network(x_t, t))
+
+            x_T = noise.normal(key, dim, "x_T", dtype)
+            return walk(denoise, x_T, self.steps, lambda t: noise.normal(key, dim, f"step/{t}", dtype))
+
+        return self._by_history(query, generate)[:, None]
+
+    def denoiser_of(self, history: Tensor, key: Tensor, noise: Noise) -> BoundSequenceDenoiser:
+        """The denoiser of the target for histories (B, L), without the final norm."""
+        mask = history != PADDING
+        vectors = self.items(history)
+        if self.positions is not None:
+            vectors = vectors + self.positions(mask)
+        items = self.item_norm(self.item_dropout(vectors))
+        visible = two_sided_mask(mask) if self.config.padding == "masked" else _padding_queries_see_all(mask, items)
+        return self.denoiser.on(items, visible, key, noise)
+
+    def _by_history(self, query: Query, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """`function` of histories (n, L') and their rows (n,), for rows of like length at a time: (B, D)."""
+        history = query.history[:, -self.config.max_length :]
+        if self.config.padding == "public_code":  # padding is part of the answer, so its amount must not vary
+            history = F.pad(history, (self.config.max_length - history.shape[1], 0), value=PADDING)
+            return function(history, torch.arange(len(history), device=history.device))
+        buckets = by_length(history != PADDING)
+        return in_buckets(buckets, lambda bucket: function(history[bucket.rows, -bucket.length :], bucket.rows))
+
+    def item_vectors(self) -> Tensor:
+        """(I + 1, D)."""
+        return self.items.weight
+
+
+def _padding_queries_see_all(mask: Tensor, like: Tensor) -> Tensor:
+    """(B, 1, L, L), added to the logits: the public code masks rows of the logits where it means columns.
+
+    A masked row has equal logits, so that padding attends to everything alike; items attend to everything, padding
+    included, by their logits.
+    """
+    added = torch.where(mask, 0.0, -1e9).to(like.dtype)
+    return added[:, None, :, None].expand(-1, 1, -1, mask.shape[1])

@@ -1,0 +1,49 @@
+"""Rows of like length together, so that short histories are not computed as long ones.
+
+A network without recurrence over padded histories does the same work for padding as for items. On Amazon Beauty half
+of the histories have no more than 6 items where 50 are allowed. Cut into buckets, each only as wide as its longest row,
+the same rows cost less than twice their items; the results differ by rounding alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Bucket(NamedTuple):
+    """Some rows of a batch, and how wide they are."""
+
+    rows: Tensor
+    """(n,) int64, ascending."""
+    length: int
+    """Longest history among them, at least 1: of a history (B, L), `history[rows, -length:]` holds all their items."""
+
+
+def by_length(mask: Tensor, *, shortest: int = 4) -> list[Bucket]:
+    """All rows of a mask (B, L), True at items, in buckets of lengths 0..s, s+1..2s, 2s+1..4s, ... for s = `shortest`.
+
+    Buckets without rows are left out. Histories are padded on the left.
+
+    >>> import torch
+    >>> mask = torch.arange(9) >= 9 - torch.tensor([2, 9, 0, 3])[:, None]
+    >>> [(bucket.rows.tolist(), bucket.length) for bucket in by_length(mask)]
+    [([0, 2, 3], 3), ([1], 9)]
+    """
+    lengths = mask.sum(dim=1).tolist()
+    members: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        members.setdefault(max(0, (length - 1) // shortest).bit_length(), []).append(row)
+    return [
+        Bucket(mask.new_tensor(rows, dtype=torch.int64), max(1, max(lengths[row] for row in rows)))
+        for _, rows in sorted(members.items())
+    ]
+
+
+def in_buckets(buckets: list[Bucket], function: Callable[[Bucket], Tensor]) -> Tensor:
+    """`function` of every bucket, (n, ...) each, with the rows back in their places: (B, ...)."""
+    place = torch.cat([bucket.rows for bucket in buckets]).argsort()
+    return torch.cat([function(bucket) for bucket in buckets])[place]
