@@ -85,6 +85,27 @@ def test_ranks_agree_with_a_slow_loop(model: MeanOfHistory, rows: Rows, seen, wi
     assert result.catalogue == ("candidates" if with_candidates else "all")
 
 
+@pytest.mark.parametrize(("seen", "other"), [("keep", "mask"), ("mask", "keep")])
+def test_both_treatments_of_seen_items_come_from_one_pass(model: MeanOfHistory, rows: Rows, seen, other) -> None:
+    counts = count_items(rows, 50)
+    counts[rows.targets()[:9]] = 0
+    found = {
+        way: evaluate(model, rows, max_length=3, seen=way, batch_size=10, training_counts=counts)
+        for way in (seen, other)
+    }
+    assert len(model.queries) == 2 * 11  # each evaluation asks for every batch once
+    otherwise = found[seen].otherwise()
+    assert otherwise is not None
+    assert not otherwise.rows["rank"].equals(found[seen].rows["rank"])
+    assert otherwise.rows.equals(found[other].rows.drop(f"rank_if_{'kept' if seen == 'keep' else 'masked'}"))
+    one, two = found[seen].summary(), found[other].summary()
+    assert one["otherwise"] == {name: two[name] for name in ("seen", "metrics", "groups")}
+    assert one["otherwise"]["seen"] == other
+    assert otherwise.beyond == {}
+    assert otherwise.otherwise() is None  # a record of before has one treatment, and says so by having no other
+    assert "otherwise" not in otherwise.summary()
+
+
 def test_nothing_depends_on_the_size_of_batches_or_blocks(model: MeanOfHistory, rows: Rows) -> None:
     """Noise is keyed by row, and the last, partial batch is evaluated too."""
     counts = count_items(rows, 50)
@@ -180,6 +201,7 @@ def test_written_and_read_back(model: MeanOfHistory, rows: Rows, tmp_path: Path)
     assert record == {"part": "test", **result.summary()}
     table = pl.read_parquet(tmp_path / "evaluation" / "test.parquet")
     assert table.columns[:5] == ["user", "target", "history_length", "rank", "recall@5"]
+    assert table.columns[-2:] == ["rank_if_masked", "target_count"]
     assert table.schema["rank"] == pl.Int64
     back = Evaluation.read(tmp_path, "test")
     assert back.rows.equals(result.rows)

@@ -17,7 +17,7 @@ from torch import Tensor
 from guiderec.data.batch import Query
 from guiderec.errors import ConfigError, DataError, ScoreError
 from guiderec.evaluation import ranking
-from guiderec.evaluation.ranking import ranks_and_top_k, target_ranks, top_k
+from guiderec.evaluation.ranking import ranks_and_top_k, ranks_both_ways, target_ranks, top_k
 from guiderec.models.base import EmbeddingRecommender
 from guiderec.rng import Noise
 
@@ -63,6 +63,15 @@ def check(model, scores: np.ndarray, p: dict) -> None:
     assert both[0].equal(ranks)
     assert both[1].equal(items)
     assert ranks.dtype == items.dtype == torch.int64
+    if excluded is not None:
+        listed_of = {"keep": top_k(model, asked, p["k"], NOISE)[1], "mask": items}
+        for listed, expected in listed_of.items():
+            ways, found = ranks_both_ways(
+                model, asked, p["target"], p["k"], NOISE, seen=excluded, listed=listed, block_items=p["block_items"]
+            )
+            assert ways["keep"].equal(target_ranks(model, asked, p["target"], NOISE))
+            assert ways["mask"].equal(ranks)
+            assert found.equal(expected)
     for b in range(n_rows):
         rank, listed = slow(
             scores[b],

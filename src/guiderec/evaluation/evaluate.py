@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -25,17 +25,17 @@ from guiderec.data.sequences import Ids, Rows
 from guiderec.errors import CheckpointError, DataError, ScoreError
 from guiderec.evaluation.intervals import bootstrap_interval
 from guiderec.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metrics
-from guiderec.evaluation.ranking import inference, ranks_and_top_k, target_ranks
+from guiderec.evaluation.ranking import Seen, inference, ranks_both_ways, target_ranks
 from guiderec.models.base import Recommender
 from guiderec.rng import Noise
 
-Seen = Literal["keep", "mask"]
 SumOver = Callable[[Tensor], Tensor]
 """Elementwise sum of a tensor over all processes, given to each of them."""
 
 LEVEL = 0.95
 RESAMPLES = 2_000
 _NOISE = Noise(0)
+_RANK_IF: Mapping[Seen, str] = {"keep": "rank_if_kept", "mask": "rank_if_masked"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Evaluation:
 
     rows: pl.DataFrame
     """One line per row, in the order of the split: `user`, `target`, `history_length` (uncut), `rank` (1-based), one
-    column per metric, and `target_count` (training events of the target) where training counts were given."""
+    column per metric, `rank_if_masked` or `rank_if_kept` (under the other treatment of seen items), and `target_count`
+    (training events of the target) where training counts were given."""
     seen: Seen
     """Whether items of the history compete (`keep`) or are masked."""
     catalogue: Literal["all", "candidates"]
@@ -63,40 +64,62 @@ class Evaluation:
         """The mean of every metric over rows."""
         return {metric.name: float(self.rows[metric.name].to_numpy().mean()) for metric in self.metrics}
 
+    def otherwise(self) -> Evaluation | None:
+        """The same rows under the other treatment of seen items; None where its ranks were not kept.
+
+        Its lists were not made, so that `beyond` is empty.
+        """
+        other: Seen = "keep" if self.seen == "mask" else "mask"
+        if _RANK_IF[other] not in self.rows.columns:
+            return None
+        ranks = self.rows[_RANK_IF[other]]
+        metrics = {metric.name: metric(ranks.to_numpy()) for metric in self.metrics}
+        rows = self.rows.drop(_RANK_IF[other]).with_columns(rank=ranks, **metrics)
+        return replace(self, rows=rows, seen=other, beyond={})
+
     def summary(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
         """Plain data for `evaluation/{part}.json`: means with 95% percentile bootstrap intervals, and groups of rows.
 
         Rows are resampled; where a user has several rows, users are resampled with all their rows (`interval.unit`).
         `groups` has the metrics of the rows with a history, and of those whose target occurs in training, each only
-        where it leaves rows out.
+        where it leaves rows out. `otherwise` has `seen`, `metrics` and `groups` under the other treatment of seen
+        items.
         """
-        names = [metric.name for metric in self.metrics]
-        users = self.rows["user"].to_numpy()
-        by_user = len(np.unique(users)) < len(users)
-        values = self.rows.select(names).to_numpy()
-        low, high = bootstrap_interval(
-            values, clusters=users if by_user else None, level=LEVEL, resamples=resamples, seed=seed
-        )
+        other = self.otherwise()
         return {
             "n_rows": len(self.rows),
-            "seen": self.seen,
             "catalogue": self.catalogue,
             "cutoffs": sorted({metric.k for metric in self.metrics}),
-            "metrics": {
-                name: {"mean": mean, "low": float(low[i]), "high": float(high[i])}
-                for i, (name, mean) in enumerate(self.means().items())
-            },
+            **self._measured(resamples, seed),
+            **({} if other is None else {"otherwise": other._measured(resamples, seed)}),
             "interval": {
                 "level": LEVEL,
                 "method": "percentile bootstrap",
                 "resamples": resamples,
-                "unit": "user" if by_user else "row",
+                "unit": "user" if self._several_rows_per_user() else "row",
             },
-            "groups": self._groups(names),
             "beyond": dict(self.beyond),
             "noise_seed": self.noise_seed,
             "seconds": round(self.seconds, 3),
         }
+
+    def _measured(self, resamples: int, seed: int) -> dict[str, Any]:
+        """What depends on the treatment of seen items, and which one it is."""
+        names = [metric.name for metric in self.metrics]
+        clusters = self.rows["user"].to_numpy() if self._several_rows_per_user() else None
+        values = self.rows.select(names).to_numpy()
+        low, high = bootstrap_interval(values, clusters=clusters, level=LEVEL, resamples=resamples, seed=seed)
+        return {
+            "seen": self.seen,
+            "metrics": {
+                name: {"mean": mean, "low": float(low[i]), "high": float(high[i])}
+                for i, (name, mean) in enumerate(self.means().items())
+            },
+            "groups": self._groups(names),
+        }
+
+    def _several_rows_per_user(self) -> bool:
+        return self.rows["user"].n_unique() < len(self.rows)
 
     def _groups(self, names: list[str]) -> dict[str, Any]:
         kept = {"history>0": pl.col("history_length") > 0}
@@ -167,7 +190,8 @@ def evaluate(
         Items of the history that the model sees, the newest ones.
     seen
         `mask`: no item of the whole history competes, also those before the window of `max_length`. The target always
-        does: a repeated item is ranked, not dropped.
+        does: a repeated item is ranked, not dropped. The ranks under the other treatment are found in the same pass;
+        the lists behind coverage, novelty and popularity are made under this one alone.
     candidates
         (R, C) item ids, padded with 0, that the target of each row is ranked among; None is the whole catalogue.
     noise
@@ -188,7 +212,7 @@ def evaluate(
     started = time.perf_counter()
     chosen = parse_metrics(metrics)
     k = max(metric.k for metric in chosen)
-    ranks, listed = _rank_all(
+    ranked = _rank_all(
         model,
         rows,
         max_length=max_length,
@@ -205,8 +229,9 @@ def evaluate(
         "user": rows.users(),
         "target": rows.targets(),
         "history_length": rows.history_lengths(),
-        "rank": ranks,
-        **{metric.name: metric(ranks) for metric in chosen},
+        "rank": ranked.ranks,
+        **{metric.name: metric(ranked.ranks) for metric in chosen},
+        _RANK_IF["keep" if seen == "mask" else "mask"]: ranked.otherwise,
     }
     if training_counts is not None:
         _require_counts(training_counts, model.n_items)
@@ -215,7 +240,7 @@ def evaluate(
         pl.DataFrame(columns),
         seen,
         "all" if candidates is None else "candidates",
-        beyond_accuracy(listed, k, training_counts),
+        beyond_accuracy(ranked.listed, k, training_counts),
         noise.seed,
         time.perf_counter() - started,
     )
@@ -236,7 +261,7 @@ def validation_metrics(
 ) -> dict[str, float]:
     """The means of `evaluate` alone, without lists and intervals: for the training loop."""
     chosen = parse_metrics(metrics)
-    ranks, _ = _rank_all(
+    ranks = _rank_all(
         model,
         rows,
         max_length=max_length,
@@ -246,7 +271,7 @@ def validation_metrics(
         batch_size=batch_size,
         shard=shard,
         sum_over=sum_over,
-    )
+    ).ranks
     return {metric.name: float(metric(ranks).mean()) for metric in chosen}
 
 
@@ -282,6 +307,14 @@ def beyond_accuracy(listed: Ids, k: int, training_counts: Ids | None = None) -> 
     return beyond
 
 
+class _Ranked(NamedTuple):
+    """All rows: ranks (R,), ranks under the other treatment of seen items (R,) and how many lists hold each item."""
+
+    ranks: Ids
+    otherwise: Ids
+    listed: Ids
+
+
 def _rank_all(
     model: Recommender,
     rows: Rows,
@@ -295,21 +328,24 @@ def _rank_all(
     sum_over: SumOver | None,
     k: int | None = None,
     block_items: int | None = None,
-) -> tuple[Ids, Ids]:
-    """Ranks (R,) of all rows and, for lists of length k, the number of lists (I + 1,) that hold each item."""
+) -> _Ranked:
+    """Rank all rows. Without a length k of lists, `otherwise` and `listed` stay 0: training needs the ranks alone."""
     _require_rows(rows, candidates)
-    ranks = np.zeros(len(rows), dtype=np.int64)
-    times = np.zeros(len(rows), dtype=np.int64)
+    ranks, otherwise, times = (np.zeros(len(rows), dtype=np.int64) for _ in range(3))
     listed = np.zeros(model.n_items + 1, dtype=np.int64)
     with inference(model):
-        for index, batch, exclude in _batches(rows, max_length, seen, candidates, batch_size, shard, model.device):
+        for index, batch in batches(rows, max_length, batch_size, shard, model.device, candidates=candidates):
             try:
                 if k is None:
+                    exclude = _seen_items(rows, index, model.device) if seen == "mask" else None
                     found = target_ranks(model, batch, batch.target, noise, exclude=exclude, block_items=block_items)
                 else:
-                    found, items = ranks_and_top_k(
-                        model, batch, batch.target, k, noise, exclude=exclude, block_items=block_items
+                    history = _seen_items(rows, index, model.device)
+                    both, items = ranks_both_ways(
+                        model, batch, batch.target, k, noise, seen=history, listed=seen, block_items=block_items
                     )
+                    found = both[seen]
+                    otherwise[index] = both["keep" if seen == "mask" else "mask"].cpu().numpy()
                     listed += np.bincount(items.flatten().cpu().numpy(), minlength=len(listed))
             except ScoreError as error:
                 if error.row is None:
@@ -319,40 +355,43 @@ def _rank_all(
             ranks[index] = found.cpu().numpy()
             times[index] += 1
     if sum_over is not None:
-        ranks, times, listed = (
-            sum_over(torch.from_numpy(part).to(model.device)).cpu().numpy() for part in (ranks, times, listed)
+        ranks, otherwise, times, listed = (
+            sum_over(torch.from_numpy(part).to(model.device)).cpu().numpy()
+            for part in (ranks, otherwise, times, listed)
         )
     _require_once(times)
     listed[0] = 0  # places in lists that no item could fill
-    return ranks, listed
+    return _Ranked(ranks, otherwise, listed)
 
 
-def _batches(
+def batches(
     rows: Rows,
     max_length: int,
-    seen: Seen,
-    candidates: Ids | None,
     batch_size: int,
     shard: tuple[int, int],
     device: torch.device,
-) -> Iterator[tuple[Ids, Batch, Tensor | None]]:
-    """Rows, batch and excluded items of every batch of this shard: batch b belongs to rank b mod world."""
+    *,
+    candidates: Ids | None = None,
+) -> Iterator[tuple[Ids, Batch]]:
+    """Row numbers (B,) and batch of every batch of this shard, in order: batch b belongs to rank b mod world."""
     rank, world = shard
     keys = rows.keys()
     for first in range(rank * batch_size, len(rows), world * batch_size):
         index = np.arange(first, min(first + batch_size, len(rows)))
         history, target = rows.windows(index, max_length)
-        exclude = None
-        if seen == "mask":  # the window may be shorter than what the user has seen
-            longest = int(rows.history_lengths()[index].max())
-            exclude = torch.from_numpy(rows.windows(index, longest)[0]).to(device)
         batch = Batch(
             history=torch.from_numpy(history),
             key=torch.from_numpy(keys[index]),
             target=torch.from_numpy(target),
             candidates=None if candidates is None else torch.from_numpy(candidates[index]),
         )
-        yield index, batch.to(device), exclude
+        yield index, batch.to(device)
+
+
+def _seen_items(rows: Rows, index: Ids, device: torch.device) -> Tensor:
+    """(B, E) the whole history of each row, which may be longer than the window that the model sees."""
+    longest = int(rows.history_lengths()[index].max())
+    return torch.from_numpy(rows.windows(index, longest)[0]).to(device)
 
 
 def _require_once(times: Ids) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from guiderec.data.batch import PADDING, Query
 from guiderec.errors import ConfigError, DataError, ScoreError
 from guiderec.models.base import EmbeddingRecommender, Recommender
 from guiderec.rng import Noise
+
+Seen = Literal["keep", "mask"]
+"""Whether the items of a history compete (`keep`) or are masked."""
 
 BLOCK_SCORES = 2**23
 """Numbers in one block of scores (32 MiB in float32), where the caller does not set `block_items`."""
@@ -85,7 +89,7 @@ def target_ranks(
     """
     with inference(model):
         blocks = ScoreBlocks(model, query, noise, block_items=block_items)
-        return _ranks(blocks, target, query.candidates, exclude)
+        return _ranks(blocks, target, query.candidates, exclude)[0]
 
 
 def ranks_and_top_k(
@@ -102,7 +106,31 @@ def ranks_and_top_k(
     with inference(model):
         blocks = ScoreBlocks(model, query, noise, block_items=block_items)
         listing = RunningTopK(k, query.candidates, exclude)
-        return _ranks(blocks, target, query.candidates, exclude, listing), listing.items
+        return _ranks(blocks, target, query.candidates, exclude, listing)[0], listing.items
+
+
+def ranks_both_ways(
+    model: Recommender,
+    query: Query,
+    target: Tensor,
+    k: int,
+    noise: Noise,
+    *,
+    seen: Tensor,
+    listed: Seen,
+    block_items: int | None = None,
+) -> tuple[dict[Seen, Tensor], Tensor]:
+    """Ranks (B,) where the items `seen` (B, E) compete (`keep`) and where they do not (`mask`), and items (B, k).
+
+    The two are those of `target_ranks` without and with `exclude=seen`, for one question to the model and one pass
+    over its scores: a rank falls by the number of seen items before the target. `listed` says under which of them the
+    items are those of `top_k`.
+    """
+    with inference(model):
+        blocks = ScoreBlocks(model, query, noise, block_items=block_items)
+        listing = RunningTopK(k, query.candidates, seen if listed == "mask" else None)
+        kept, before = _ranks(blocks, target, query.candidates, None, listing, _once(seen))
+        return {"keep": kept, "mask": kept - before}, listing.items
 
 
 @contextmanager
@@ -213,8 +241,12 @@ def _ranks(
     candidates: Tensor | None,
     exclude: Tensor | None,
     listing: RunningTopK | None = None,
-) -> Tensor:
-    """Two passes: the scores of the targets, then who scores at least as high. The first one also feeds `listing`."""
+    among: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Ranks (B,) and how many of the items `among` (B, E), each named once, are counted in them (B,).
+
+    Two passes: the scores of the targets, then who scores at least as high. The first one also feeds `listing`.
+    """
     _require_items(target, blocks.n_items)
     score = torch.empty(0)
     for first, block in blocks:
@@ -224,12 +256,23 @@ def _ranks(
         score[rows] = block[rows, columns]
         if listing is not None:
             listing.add(first, block)
-    rank = torch.ones_like(target)
+    rank, counted = torch.ones_like(target), torch.zeros_like(target)
     for first, block in blocks:
         wins = _forbid(block >= score[:, None], False, first, candidates, exclude)
         wins[_places(target[:, None], first, block.shape[1])] = False
         rank += wins.sum(dim=1)
-    return rank
+        if among is not None:
+            rows, columns = _places(among, first, block.shape[1])
+            counted.index_add_(0, rows, wins[rows, columns].to(counted.dtype))
+    return rank, counted
+
+
+def _once(items: Tensor) -> Tensor:
+    """`items` (B, E) with each item of a row once, the rest padding."""
+    ordered = items.sort(dim=1).values
+    repeated = torch.zeros_like(ordered, dtype=torch.bool)
+    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return ordered.masked_fill(repeated, PADDING)
 
 
 def _contenders(block: Tensor, floor: Tensor, k: int, first: int) -> tuple[Tensor, Tensor]:
