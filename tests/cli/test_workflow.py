@@ -56,8 +56,12 @@ def test_evaluation_prints_its_record(cli: Cli, split: Path, runs: dict[str, Pat
     assert done.json["seen"] == "mask"
 
     text = cli("evaluate", run, "--data", split, "--part", "valid").out
-    for value in json.loads((run / "evaluation" / "valid.json").read_text())["metrics"].values():
+    stored = json.loads((run / "evaluation" / "valid.json").read_text())
+    for value in (*stored["metrics"].values(), *stored["otherwise"]["metrics"].values()):
         assert f"{value['mean']:.4f}" in text
+    assert (stored["seen"], stored["otherwise"]["seen"]) == ("keep", "mask")
+    assert stored["otherwise"]["metrics"] == done.json["metrics"]
+    assert stored["metrics"] == done.json["otherwise"]["metrics"]
     (run / "evaluation" / "valid.json").unlink()
 
 

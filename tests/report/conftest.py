@@ -39,8 +39,12 @@ def write_run(
     n_rows: int = 400,
     parts: tuple[str, ...] = ("test",),
     data: dict[str, Any] | None = None,
+    both_ways: bool = False,
 ) -> Path:
-    """A run whose targets are ranked by a skewed law: the higher `skill`, the nearer to the top."""
+    """A run whose targets are ranked by a skewed law: the higher `skill`, the nearer to the top.
+
+    `both_ways`: with the ranks where seen items are masked, one place better where they can be.
+    """
     random = np.random.default_rng(seed + round(1e6 * skill))
     path.mkdir(parents=True)
     experiment = {
@@ -101,6 +105,9 @@ def write_run(
             "noise_seed": 0,
             "seconds": 1.5,
         }
+        if both_ways:
+            metrics = metric_table(np.maximum(ranks - 1, 1), (5, 10))
+            record["otherwise"] = {"seen": "mask", "metrics": metrics, "groups": {}}
         (path / "evaluation" / f"{part}.json").write_text(json.dumps(record))
         rows = pl.DataFrame(
             {"user": np.arange(n_rows), "rank": ranks, "history_length": random.integers(1, 20, n_rows)}

@@ -99,6 +99,18 @@ def test_the_page_and_table_md_show_the_recorded_numbers(written: Written, page:
                 assert f"{value[key]:.4f}" in table
 
 
+def test_both_treatments_of_seen_items_are_on_the_page(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(both_ways=True, epochs=0)
+    written = write([run], tmp_path / "out")
+    words = Page(written.page.read_text(encoding="utf-8")).words
+    evaluation = read(run).evaluations["test"]
+    for metrics in (evaluation.metrics, evaluation.otherwise["metrics"]):
+        for value in metrics.values():
+            assert f"{value['mean']:.4f}" in words
+            assert f"{value['mean']:.4f}" in written.table.read_text(encoding="utf-8")
+    assert "may be recommended; the other treatment is recorded too" in words
+
+
 def test_provenance_is_on_the_page(page: Page) -> None:
     facts = [
         "user_split (train=0.8, valid=0.1, test=0.1)",

@@ -48,6 +48,7 @@ def test_what_is_no_run_says_so(tmp_path: Path) -> None:
         ("experiment.json", "{", r"experiment\.json: not readable as JSON"),
         ("environment.json", "[1]", "expected a JSON object, found list"),
         ("evaluation/test.json", '{"metrics": {"recall@5": {"mean": 1}}}', "its mean, low and high"),
+        ("evaluation/test.json", '{"metrics": {}, "otherwise": {"seen": "mask"}}', r"'otherwise\.metrics' must map"),
     ],
 )
 def test_damaged_records_are_named(make_run: MakeRun, file: str, content: str | None, message: str) -> None:

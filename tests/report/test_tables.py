@@ -85,6 +85,27 @@ def test_spread_over_seeds_is_the_sample_standard_deviation(make_run: MakeRun) -
     assert tables.over_seeds([read(paths[0])]) == []
 
 
+def test_both_treatments_of_seen_items_are_shown_where_they_are_recorded(make_run: MakeRun) -> None:
+    paths = [make_run(f"seed{seed}", seed=seed, both_ways=True) for seed in range(2)]
+    runs = [read(path) for path in [*paths, make_run("before", model="sasrec")]]
+    (kept,), (masked,) = tables.results(runs), tables.otherwise(runs)
+    assert kept.caption.endswith("400 rows, seen items kept")
+    assert masked.caption.endswith("400 rows, seen items masked")
+    assert "Items of the history are masked." in masked.note
+    assert [str(row[0]) for row in masked.rows] == ["steerrec:demo (seed 0)", "steerrec:demo (seed 1)"]
+    means = []
+    for path, row in zip(paths, masked.rows, strict=True):
+        value = json.loads((path / "evaluation" / "test.json").read_text())["otherwise"]["metrics"]["recall@5"]
+        assert value["mean"] > metrics_on_disk(path)["recall@5"]["mean"]
+        assert row[1].text == f"{value['mean']:.4f}"
+        means.append(value["mean"])
+    main, other = tables.over_seeds(runs)
+    assert main.caption.endswith("seen items kept")
+    assert other.caption.endswith("seen items masked")
+    assert other.rows[0][2].text == f"{statistics.fmean(means):.4f}"
+    assert tables.otherwise(runs[2:]) == []
+
+
 def test_beyond_accuracy_and_a_metric_that_one_run_lacks(make_run: MakeRun) -> None:
     full, short = make_run("a"), make_run("b", model="sasrec")
     record = json.loads((short / "evaluation/test.json").read_text())

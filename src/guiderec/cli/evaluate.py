@@ -19,7 +19,11 @@ def evaluate(
     part: Annotated[Literal["test", "valid"], typer.Option("--part", help="Part of the split.")] = "test",
     seen: Annotated[
         Literal["keep", "mask"] | None,
-        typer.Option("--seen", help="Whether items of the history compete. [default: as the protocol says]"),
+        typer.Option(
+            "--seen",
+            help="Whether items of the history compete in the main numbers; the others are recorded beside them. "
+            "[default: as the protocol says]",
+        ),
     ] = None,
     noise_seed: Annotated[int, typer.Option("--noise-seed", min=0, help="Seed of the sampling noise.")] = 0,
     assignments: Annotated[
@@ -47,7 +51,8 @@ def evaluate(
     def show(console: Console) -> None:
         from guiderec.report import runs, tables
 
-        for table in tables.results([runs.read(run)], f"{part}-{label}" if label else part):
+        evaluated, name = [runs.read(run)], f"{part}-{label}" if label else part
+        for table in (*tables.results(evaluated, name), *tables.otherwise(evaluated, name)):
             console.print(table.rich())
 
     answer({"run": run, **record}, as_json, show)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,8 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
         When matplotlib or Jinja2 is missing; the message names the extra.
     """
     records = [read(path) for path in runs]
-    tabulated = [*tables.results(records, part), *tables.over_seeds(records, part), *tables.beyond(records, part)]
+    kinds = (tables.results, tables.otherwise, tables.over_seeds, tables.beyond)
+    tabulated = [table for kind in kinds for table in kind(records, part)]
     template = _template()
     from guiderec.report import figures  # matplotlib is an extra: without it this line raises ConfigError
 
@@ -141,7 +142,7 @@ def facts(run: Run, part: str) -> list[tuple[str, str]]:
         ("Size", _size(print_)),
         ("Rows", ", ".join(f"{count:,} {name}" for name, count in rows.items())),
         ("Fingerprint (SHA-256)", print_.get("sha256")),
-        ("Seen items", {"keep": "may be recommended", "mask": "masked"}.get(str(record.get("seen")))),
+        ("Seen items", _seen(record)),
         ("Seed", run.seed),
         ("Noise seed of the evaluation", record.get("noise_seed")),
         ("Best epoch", stop.get("best_epoch")),
@@ -160,6 +161,11 @@ def facts(run: Run, part: str) -> list[tuple[str, str]]:
         ("Started", run.environment.get("started")),
     ]
     return [(term, str(value)) for term, value in found if value not in (None, "")]
+
+
+def _seen(record: Mapping[str, Any]) -> str | None:
+    text = {"keep": "may be recommended", "mask": "masked"}.get(str(record.get("seen")))
+    return f"{text}; the other treatment is recorded too" if text and record.get("otherwise") else text
 
 
 def _size(fingerprint: dict[str, Any]) -> str:

@@ -42,6 +42,12 @@ class Evaluation:
         metrics: Mapping[str, Mapping[str, float]] = self.record["metrics"]
         return metrics
 
+    @property
+    def otherwise(self) -> Mapping[str, Any]:
+        """`seen`, `metrics` and `groups` under the other treatment of seen items; empty where it was not recorded."""
+        otherwise: Mapping[str, Any] = self.record.get("otherwise") or {}
+        return otherwise
+
     @cached_property
     def rows(self) -> pl.DataFrame:
         """One row per evaluation row: user, target, history_length, rank, and the metrics. Empty when not kept."""
@@ -153,10 +159,16 @@ def _record(file: Path) -> dict[str, Any]:
 
 def _evaluation(file: Path) -> dict[str, Any]:
     record = {"part": file.stem, **_record(file)}
-    metrics = record.get("metrics")
-    if not isinstance(metrics, dict) or not all({"mean", "low", "high"} <= set(value) for value in metrics.values()):
+    otherwise = record.get("otherwise")
+    if not _are_metrics(record.get("metrics")):
         raise CheckpointError(f"{file}: 'metrics' must map each metric to its mean, low and high.")
+    if otherwise is not None and not (isinstance(otherwise, dict) and _are_metrics(otherwise.get("metrics"))):
+        raise CheckpointError(f"{file}: 'otherwise.metrics' must map each metric to its mean, low and high.")
     return record
+
+
+def _are_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all({"mean", "low", "high"} <= set(each) for each in value.values())
 
 
 def _read_log(file: Path) -> tuple[Event, ...]:

@@ -75,13 +75,35 @@ def results(runs: Sequence[Run], part: str = "test") -> list[Table]:
     return [_results_table(group, names, part) for group, names in comparable(runs, part)]
 
 
+def otherwise(runs: Sequence[Run], part: str = "test") -> list[Table]:
+    """`results` under the other treatment of seen items, where it was recorded."""
+    tables = []
+    for group, names in comparable(runs, part):
+        records = {
+            name: {**evaluation.record, **evaluation.otherwise}
+            for name, evaluation in zip(names, (run.evaluations[part] for run in group), strict=True)
+            if evaluation.otherwise
+        }
+        if records:
+            tables.append(_table_of(group[0], list(records.values()), list(records), part))
+    return tables
+
+
 def over_seeds(runs: Sequence[Run], part: str = "test") -> list[Table]:
-    """Mean and standard deviation (n - 1) over runs that differ in the seed alone; no table without a repeated run."""
+    """Mean and standard deviation (n - 1) over runs that differ in the seed alone; no table without a repeated run.
+
+    A second table has the other treatment of seen items, where every repeated run recorded it.
+    """
     tables = []
     for group, _ in comparable(runs, part):
-        repeated = {key: same for key, same in _by_experiment(group).items() if len(same) > 1}
+        repeated = [same for same in _by_experiment(group).values() if len(same) > 1]
         if repeated:
-            tables.append(_seeds_table(list(repeated.values()), part))
+            evaluations = [[run.evaluations[part] for run in same] for same in repeated]
+            main = [[evaluation.record for evaluation in same] for same in evaluations]
+            tables.append(_seeds_table(repeated, main, part))
+            if all(evaluation.otherwise for same in evaluations for evaluation in same):
+                other = [[{**e.record, **e.otherwise} for e in same] for same in evaluations]
+                tables.append(_seeds_table(repeated, other, part))
     return tables
 
 
@@ -157,19 +179,24 @@ def duration(seconds: float | None) -> str:
 
 
 def _results_table(runs: list[Run], names: list[str], part: str) -> Table:
-    evaluations = [run.evaluations[part] for run in runs]
-    metrics = _union(evaluation.metrics for evaluation in evaluations)
+    return _table_of(runs[0], [run.evaluations[part].record for run in runs], names, part)
+
+
+def _table_of(run: Run, records: Sequence[Mapping[str, Any]], names: Sequence[str], part: str) -> Table:
+    """The metrics of `records`, evaluations that answer the same question as that of `run`."""
+    measured = [record["metrics"] for record in records]
+    metrics = _union(measured)
     best = {
-        metric: max(e.metrics[metric]["mean"] for e in evaluations if metric in e.metrics)
+        metric: max(each[metric]["mean"] for each in measured if metric in each)
         for metric in metrics
-        if len(runs) > 1
+        if len(records) > 1
     }
-    rows = []
-    for name, evaluation in zip(names, evaluations, strict=True):
-        cells = [_interval(evaluation.metrics.get(metric), best.get(metric)) for metric in metrics]
-        rows.append((Cell(name), *cells))
-    first = evaluations[0].record
-    caption = f"{part.capitalize()} part of {_data_name(runs[0])}, {first.get('n_rows', 0):,} rows"
+    rows = [
+        (Cell(name), *(_interval(each.get(metric), best.get(metric)) for metric in metrics))
+        for name, each in zip(names, measured, strict=True)
+    ]
+    first = records[0]
+    caption = f"{part.capitalize()} part of {_data_name(run)}, {first.get('n_rows', 0):,} rows{_seen_words(first)}"
     bold = "Bold: highest mean of the column." if best else ""
     note = " ".join(text for text in (_interval_note(first), _seen_note(first), bold) if text)
     return Table(caption, ("Run", *map(title, metrics)), tuple(rows), note)
@@ -181,23 +208,31 @@ def _interval_note(record: Mapping[str, Any]) -> str:
     return f"Ranges: {kind} over {interval.get('unit', 'row')}s of the evaluation; the spread over seeds is not in it."
 
 
+def _seen_words(record: Mapping[str, Any]) -> str:
+    return {"keep": ", seen items kept", "mask": ", seen items masked"}.get(str(record.get("seen")), "")
+
+
 def _seen_note(record: Mapping[str, Any]) -> str:
     ranked = {"candidates": "The target is ranked among its candidates."}.get(str(record.get("catalogue")), "")
     seen = {"keep": "Items of the history may be recommended.", "mask": "Items of the history are masked."}
     return f"{seen.get(str(record.get('seen')), '')} {ranked}".strip()
 
 
-def _seeds_table(groups: list[list[Run]], part: str) -> Table:
-    measured = [run.evaluations[part].metrics for group in groups for run in group]
-    metrics = [metric for metric in _union(measured) if all(metric in each for each in measured)]
+def _seeds_table(groups: Sequence[list[Run]], records: Sequence[Sequence[Mapping[str, Any]]], part: str) -> Table:
+    measured = [[record["metrics"] for record in same] for same in records]
+    metrics = [
+        metric
+        for metric in _union(each for same in measured for each in same)
+        if all(metric in each for same in measured for each in same)
+    ]
     rows = []
-    for group in groups:
+    for group, same in zip(groups, measured, strict=True):
         cells = []
         for metric in metrics:
-            means = [run.evaluations[part].metrics[metric]["mean"] for run in group]
+            means = [each[metric]["mean"] for each in same]
             cells.append(Cell(f"{statistics.fmean(means):.4f}", f"± {statistics.stdev(means):.4f}"))
         rows.append((Cell(group[0].name), Cell(str(len(group))), *cells))
-    caption = f"Over seeds, {part} part of {_data_name(groups[0][0])}"
+    caption = f"Over seeds, {part} part of {_data_name(groups[0][0])}{_seen_words(records[0][0])}"
     note = "Mean ± standard deviation (n - 1) over seeds."
     return Table(caption, ("Recipe", "Seeds", *map(title, metrics)), tuple(rows), note)
 
