@@ -240,3 +240,21 @@ def test_numpy_generators_of_different_purposes_are_independent():
     assert np.array_equal(draws[0], numpy_generator(0, "a").random(1000))
     correlations = np.corrcoef(draws)
     assert np.abs(correlations[np.triu_indices(3, 1)]).max() < 5 / math.sqrt(1000)
+
+
+@given(st.integers(0, 2**62), st.integers(0, 2**62))
+def test_subkeys_are_two_rounds_of_the_finaliser(key, index):
+    found = rng.subkeys(torch.tensor([key]), torch.tensor([index]))
+    golden = 0x9E3779B97F4A7C15
+    expected = mix_big(mix_big(key * golden) + index * golden)
+    assert int(found) % WORD == expected
+
+
+def test_subkeys_differ_and_broadcast():
+    keys = rng.subkeys(torch.arange(100)[:, None], torch.arange(50))
+    assert keys.shape == (100, 50)
+    assert len(keys.unique()) == 5000
+    noise = Noise(0).normal(keys.flatten(), 4, "position").view(100, 50, 4)
+    assert stats.kstest(noise.flatten().numpy(), "norm").pvalue > 1e-3
+    neighbours = torch.corrcoef(torch.stack([noise[:, :-1].flatten(), noise[:, 1:].flatten()]))[0, 1]
+    assert abs(float(neighbours)) < 5 / math.sqrt(noise[:, 1:].numel())

@@ -141,3 +141,20 @@ def test_guidance_is_chosen_by_name():
     assert override(_Model(), {"guidance.name": "none"}) == _Model(guidance=Unguided())
     with pytest.raises(ConfigError, match="scale"):
         PositiveNegative(scale=-1)
+
+
+def test_conditions_go_through_a_network_together_where_it_can():
+    x, t, conditions = _inputs()
+
+    class Batched(_Counting):
+        def under_each(self, x_t, t, several):
+            self.calls += 1
+            return self.network.under_each(x_t, t, several)
+
+    torch.manual_seed(0)
+    net = MLPDenoiser(D).double()
+    batched, plain = Batched(net), _Counting(net)
+    one_batch = ClassifierFree(scale=2.0)(batched, conditions)(x, t)
+    two_calls = ClassifierFree(scale=2.0)(plain, conditions)(x, t)
+    assert (batched.calls, plain.calls) == (1, 2)
+    torch.testing.assert_close(one_batch, two_calls, rtol=1e-12, atol=1e-12)

@@ -63,3 +63,11 @@ def test_network_answers_in_the_precision_of_its_weights(dtype: torch.dtype):
     assert result.dtype == dtype
     tolerance = {torch.bfloat16: 3e-2, torch.float32: 1e-3, torch.float64: 1e-10}[dtype]
     torch.testing.assert_close(result.double(), exact(STEPS), rtol=0, atol=tolerance)
+
+
+def test_time_embedding_takes_other_widths_and_activations():
+    torch.manual_seed(0)
+    network, t = TimeEmbedding(4, expansion=3, activation=torch.nn.functional.silu), torch.tensor([0, 5])
+    hidden = torch.nn.functional.silu(network.up(sinusoid(t, 4)))
+    assert hidden.shape == (2, 12)
+    torch.testing.assert_close(network(t), network.down(hidden))

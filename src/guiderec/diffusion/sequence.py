@@ -61,7 +61,7 @@ class SequenceDenoiser(nn.Module):
     def time_term(self, t: Tensor) -> Tensor:
         """time(t) (B, D), computed once per distinct step; steps count as if there were 1000 of them."""
         distinct, place = torch.unique(t, return_inverse=True)
-        term: Tensor = self.time(distinct * (1000.0 / self.total_steps)).index_select(0, place)
+        term: Tensor = self.time(distinct.double() * (1000.0 / self.total_steps)).index_select(0, place)
         return term
 
 

@@ -164,5 +164,5 @@ def _padding_queries_see_all(mask: Tensor, like: Tensor) -> Tensor:
     A masked row has equal logits, so that padding attends to everything alike; items attend to everything, padding
     included, by their logits.
     """
-    added = torch.where(mask, 0.0, -1e9).to(like.dtype)
+    added = torch.where(mask, 0.0, -1e30).to(like.dtype)  # so large that sums with logits are equal to the last bit
     return added[:, None, :, None].expand(-1, 1, -1, mask.shape[1])
