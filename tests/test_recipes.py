@@ -189,6 +189,24 @@ def test_hard_negatives_differ_in_the_negatives_alone(name: str, band: list[floa
 def test_our_variants_differ_in_one_option():
     assert changed("steerrec:beauty", "steerrec:beauty_every_prefix") == {"training_rows": "every_prefix"}
     assert changed("sasrec:beauty", "sasrec:beauty_last_position") == {"model.predict": "last_position"}
+    assert changed("diffurec:beauty", "diffurec:beauty_public_code") == {"model.padding": "public_code"}
+    assert changed("diffurec:beauty", "diffurec:beauty_positions") == {"model.positions": True}
+
+
+@pytest.mark.parametrize("data_set", ["beauty", "toys", "movielens_1m"])
+def test_diffurec_has_the_settings_of_its_authors_and_sasrec_its_rows(data_set: str):
+    experiment, sasrec = recipe(f"diffurec:{data_set}"), recipe(f"sasrec:{data_set}_leave_one_out")
+    model, training = experiment.model, experiment.training
+    assert (model.dim, model.layers, model.heads, model.max_length, model.mixing) == (128, 4, 4, 50, 0.001)
+    assert (model.dropout, model.embedding_dropout, model.schedule.name, model.schedule.steps) == (
+        0.1,
+        0.3,
+        "trunc_lin",
+        32,
+    )
+    assert (training.batch_size, training.learning_rate, training.weight_decay) == (512, 1e-3, 0.0)
+    assert (sasrec.model.dim, sasrec.max_length, sasrec.training_rows) == (128, 50, "windows")
+    assert sasrec.metrics == experiment.metrics
 
 
 # ------------------------------------------------------------------------------------------------ what cannot be

@@ -70,3 +70,19 @@ def test_no_sequences():
     empty = Sequences.from_lists([])
     assert len(empty) == 0
     assert len(Rows.every_prefix(empty)) == len(Rows.last_items(empty)) == 0
+
+
+@given(st.lists(st.lists(st.integers(1, 9), max_size=20), min_size=1, max_size=6), st.integers(1, 7))
+def test_windows_learn_every_item_but_the_first_once(lists, length):
+    rows = Rows.last_of_windows(Sequences.from_lists(lists), length)
+    learnt = [
+        (sequence, place)
+        for sequence, position in zip(rows.sequence.tolist(), rows.position.tolist(), strict=True)
+        for place in range(max(1, position - length + 1), position + 1)
+    ]
+    assert sorted(learnt) == [(s, place) for s, items in enumerate(lists) for place in range(1, len(items))]
+
+
+def test_rows_can_be_taken():
+    rows = Rows.every_prefix(Sequences.from_lists([[3, 1, 4], [1, 5]]))
+    assert rows.take(np.array([2, 0])).targets().tolist() == [5, 1]

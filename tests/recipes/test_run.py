@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -87,3 +90,38 @@ def test_two_processes_train_and_evaluate_as_one(data, tmp_path: Path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert len(ranks[0]) == len(data.test)
     assert ranks[0] == ranks[1]
+
+
+def test_windows_train_a_causal_model_on_every_item(data):
+    experiment = configure("sasrec:demo", {"training_rows": "windows", "max_length": 3, "model.max_length": 3}, 0)
+    rows = runs.training_rows(experiment, data)
+    targets = sum(min(3, position) for position in rows.position.tolist())
+    assert targets == (data.train.sequences.lengths - 1).sum()
+    assert len(rows) > len(data.train.sequences)  # some are longer than a window
+
+
+def test_a_sample_of_validation_rows_is_the_same_for_every_seed(data):
+    whole, _ = runs.validation_rows(configure("sasrec:demo", {"validation_rows": 10_000}, 0), data)
+    assert whole is data.valid
+    candidates = {"valid": np.arange(2 * len(data.valid)).reshape(-1, 2)}
+    few = [
+        runs.validation_rows(
+            configure("sasrec:demo", {"validation_rows": 7}, seed), replace(data, candidates=candidates)
+        )
+        for seed in (0, 1)
+    ]
+    assert few[0][0].sequence.tolist() == few[1][0].sequence.tolist() == sorted(set(few[0][0].sequence.tolist()))
+    place = {sequence: row for row, sequence in enumerate(data.valid.sequence.tolist())}
+    assert len(few[0][0]) == 7
+    assert (few[0][1][:, 0] // 2).tolist() == [place[sequence] for sequence in few[0][0].sequence.tolist()]
+
+
+def test_a_run_from_before_an_option_existed_can_be_continued(trained, data, tmp_path: Path):
+    older = tmp_path / "older"
+    shutil.copytree(trained, older)
+    plain = json.loads((older / "experiment.json").read_text())
+    del plain["validation_rows"]
+    (older / "experiment.json").write_text(json.dumps(plain))
+    assert runs.train(configure("steerrec:demo", SMALL, 0), data, older, resume=True, progress=False).steps == 5
+    with pytest.raises(CheckpointError, match="another experiment"):
+        runs.train(configure("steerrec:demo", SMALL, 1), data, older, resume=True, progress=False)

@@ -76,6 +76,24 @@ class Rows:
         first_row = np.repeat(np.cumsum(counts) - counts, counts)
         return cls(sequences, sequence, np.arange(len(sequence), dtype=np.int64) - first_row + shortest_history)
 
+    @classmethod
+    def last_of_windows(cls, sequences: Sequences, length: int) -> Rows:
+        """Rows from the end of each sequence backwards, `length` apart, the last one not before the second item.
+
+        For models that learn the item after every position of a row: each item but the first is learnt exactly once,
+        under a history of at most `length` items.
+
+            sequence  3 1 4 5 9 2        length 2        rows  5 9 -> 2;  1 4 -> 5;  3 -> 1
+        """
+        counts = -(-np.maximum(sequences.lengths - 1, 0) // length)
+        sequence = np.repeat(np.arange(len(sequences), dtype=np.int64), counts)
+        place = np.arange(len(sequence), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+        return cls(sequences, sequence, sequences.lengths[sequence] - 1 - length * place)
+
+    def take(self, index: Ids) -> Rows:
+        """The rows `index`, in that order."""
+        return Rows(self.sequences, self.sequence[index], self.position[index])
+
     def targets(self) -> Ids:
         """(R,) the target of every row."""
         return self.sequences.items[self.sequences.offsets[self.sequence] + self.position]

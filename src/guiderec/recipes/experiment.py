@@ -42,9 +42,12 @@ class Experiment(Part):
     """Optimiser, budget and stopping."""
     max_length: int = Field(10, ge=1)
     """L: the newest items of a history that a model is shown."""
-    training_rows: Literal["protocol", "last", "every_prefix"] = "protocol"
-    """Rows to train on: as the split's protocol says, only the last item of each training sequence, or every item that
-    has one before it. The evaluation rows are the protocol's in any case."""
+    training_rows: Literal["protocol", "last", "every_prefix", "windows"] = "protocol"
+    """Rows to train on: as the split's protocol says, only the last item of each training sequence, every item that has
+    one before it, or so many windows of `max_length` that a model which learns every position of a row learns each of
+    these items once. The evaluation rows are the protocol's in any case."""
+    validation_rows: int | None = Field(None, ge=1)
+    """Of more validation rows, a sample of so many, the same one every time, is ranked to choose the best weights."""
     metrics: tuple[str, ...] = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
     """What is reported."""
     seed: int = Field(0, ge=0)

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from guiderec.config import override
 from guiderec.data.dataset import Dataset
 from guiderec.data.loader import Loader
@@ -20,7 +22,7 @@ from guiderec.model import Model
 from guiderec.models.base import Recommender
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import build
-from guiderec.rng import Noise, seed_everything
+from guiderec.rng import Noise, numpy_generator, seed_everything
 from guiderec.training.distributed import from_first, join, sum_over_processes
 from guiderec.training.loop import Outcome, fit
 from guiderec.training.memory import keep_freed_memory
@@ -33,7 +35,19 @@ def training_rows(experiment: Experiment, dataset: Dataset) -> Rows:
         return Rows.last_items(dataset.train.sequences)
     if experiment.training_rows == "every_prefix":
         return Rows.every_prefix(dataset.train.sequences)
+    if experiment.training_rows == "windows":
+        return Rows.last_of_windows(dataset.train.sequences, experiment.max_length)
     return dataset.train
+
+
+def validation_rows(experiment: Experiment, dataset: Dataset) -> tuple[Rows, Ids | None]:
+    """The rows that choose the best weights, with their candidates: all, or a sample that the seed does not change."""
+    candidates = _candidates(dataset, "valid")
+    count = experiment.validation_rows
+    if count is None or count >= len(dataset.valid):
+        return dataset.valid, candidates
+    index = np.sort(numpy_generator(0, "validation rows").permutation(len(dataset.valid))[:count])
+    return dataset.valid.take(index), None if candidates is None else candidates[index]
 
 
 def train(
@@ -59,14 +73,16 @@ def train(
         rows, batch_size=experiment.training.batch_size, max_length=experiment.max_length, seed=experiment.seed
     )
 
+    valid, candidates = validation_rows(experiment, dataset)
+
     def validate(model: Recommender) -> Mapping[str, float]:
         return validation_metrics(
             model,
-            dataset.valid,
+            valid,
             max_length=experiment.max_length,
             metrics=tuple(dict.fromkeys((experiment.training.metric, *experiment.metrics))),
             seen=dataset.seen,
-            candidates=_candidates(dataset, "valid"),
+            candidates=candidates,
             noise=Noise(experiment.seed),
         )
 
@@ -149,10 +165,9 @@ def read_experiment(run: Path) -> Experiment:
 
 def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) -> None:
     """Write what the run is, or check on resuming that it is still the same."""
-    plain = experiment.to_plain()
     stored = run / "experiment.json"
     if resume and stored.exists():
-        if read_json(stored) != plain:
+        if read_experiment(run) != experiment:
             raise CheckpointError(f"{run}: holds another experiment.", hint="resume with the options it was begun with")
         _require_same_data(run, dataset)
         return
@@ -161,7 +176,7 @@ def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) ->
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "data.json", describe(dataset, training_rows(experiment, dataset)))
     write_json(run / "environment.json", environment())
-    write_json(stored, plain)
+    write_json(stored, experiment.to_plain())
 
 
 def _require_same_data(run: Path, dataset: Dataset) -> None:
