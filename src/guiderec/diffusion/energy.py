@@ -91,7 +91,7 @@ class TransformerEnergy(nn.Module):
         self.entry = nn.Linear(dim // tokens, dim)
         self.places = nn.Parameter(0.02 * torch.randn(tokens, dim))
         self.blocks = nn.ModuleList(PreNormBlock(dim, heads, 2 * dim, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, bias=False)  # a bias here would add a constant to the energy
         self.output = nn.Linear(dim, 1, bias=False)
         _xavier(self)
 
