@@ -359,7 +359,7 @@ def _rank_all(
             sum_over(torch.from_numpy(part).to(model.device)).cpu().numpy()
             for part in (ranks, otherwise, times, listed)
         )
-    _require_once(times)
+    require_once(times)
     listed[0] = 0  # places in lists that no item could fill
     return _Ranked(ranks, otherwise, listed)
 
@@ -394,7 +394,7 @@ def _seen_items(rows: Rows, index: Ids, device: torch.device) -> Tensor:
     return torch.from_numpy(rows.windows(index, longest)[0]).to(device)
 
 
-def _require_once(times: Ids) -> None:
+def require_once(times: Ids) -> None:
     """Every row is evaluated exactly once, over all processes."""
     wrong = np.flatnonzero(times != 1)
     if len(wrong):
