@@ -23,37 +23,14 @@ from statistics import mean, stdev
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+SHORT = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+"""The metrics of the README; the page has all that a study has measured."""
 MARKS = ("<!-- results: written by results/render.py -->", "<!-- end of results -->")
 
-STUDIES = {
-    "beauty-baselines": "Beauty, user split: baselines without diffusion",
-    "beauty-d256": "Beauty, user split: diffusion models at width 256",
-    "beauty-d512": "Beauty, user split: diffusion models at width 512",
-    "beauty-d1024": "Beauty, user split: diffusion models at width 1024",
-    "beauty-d1024-rate-1e-4": "Beauty, user split: SteerRec at width 1024 with half the learning rate",
-    "beauty-d3072": "Beauty, user split: SteerRec at the paper's width 3072, 25 epochs at most",
-    "beauty-every-prefix": "Beauty, user split: SteerRec trained on every prefix, width 1024",
-    "beauty-resplit": "Beauty: other user splits, one drawn from the full sequences for every seed",
-}
-"""Titles, in the order of the page. Other studies follow in alphabetical order under their own name."""
+sys.path.insert(0, str(HERE))  # also when loaded as a module
+from studies import STUDIES, titles  # noqa: E402
 
-RUNS = {
-    "popularity": ("Popularity", None),
-    "markov": ("Markov chain from the last item", None),
-    "sasrec-last-position": ("SASRec trained on the last item of a user", "SASRec"),
-    "sasrec-every-position": ("SASRec trained on every item of a user", "SASRec"),
-    "dreamrec": ("DreamRec", "DreamRec"),
-    "preferdiff": ("PreferDiff", "PreferDiff"),
-    "steerrec": ("SteerRec", "SteerRec"),
-    "steerrec/without-png": ("SteerRec without PNG (same weights, classifier-free guidance)", "SteerRec w/o PNG"),
-    "steerrec-without-gal": ("SteerRec without GAL", "SteerRec w/o GAL"),
-    "steerrec-every-prefix": ("SteerRec trained on every item of a user", None),
-}
-"""Name of a run, or run/label of an evaluation -> its title, and its row in `published.json`."""
-
-WITHOUT_DIFFUSION = ("markov", "sasrec-last-position", "sasrec-every-position")
-"""Runs that are set against the whole of the paper's table."""
+RUNS = titles()
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -115,13 +92,20 @@ def read(paths: Iterable[Path]) -> tuple[list[Record], dict[str, Mapping[str, An
 # --- numbers ------------------------------------------------------------------------------------------------------
 
 
+def metrics_of(records: Sequence[Record]) -> list[str]:
+    """The metrics that all evaluations of the records have, in the order of the first."""
+    evaluations = [each["metrics"] for record in records for each in record.content.get("evaluation", {}).values()]
+    return [metric for metric in evaluations[0] if all(metric in each for each in evaluations)] if evaluations else []
+
+
 def over_seeds(records: Sequence[Record], part: str) -> dict[str, dict[str, list[float]]]:
     """Row key -> metric -> the means of the single runs, in the order of their seeds."""
     found: dict[str, dict[str, list[float]]] = {}
+    chosen = metrics_of(records)
     for record in sorted(records, key=lambda record: record.seed):
         for key, evaluation in record.evaluations(part).items():
-            metrics = found.setdefault(key, {metric: [] for metric in METRICS})
-            for metric in METRICS:
+            metrics = found.setdefault(key, {metric: [] for metric in chosen})
+            for metric in chosen:
                 metrics[metric].append(float(evaluation["metrics"][metric]["mean"]))
     return dict(sorted(found.items(), key=lambda item: _place(item[0], RUNS)))
 
@@ -131,14 +115,16 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
-def published_for(published: Mapping[str, Any], records: Sequence[Record], key: str) -> tuple[str, list[float]] | None:
-    """Source and the four numbers that the paper prints for a row on the data of `records`, if it does."""
+def published_for(
+    published: Mapping[str, Any], records: Sequence[Record], key: str
+) -> tuple[str, dict[str, float]] | None:
+    """Source and numbers, by metric, that the paper prints for a row on the data of `records`, if it does."""
     row = RUNS.get(key, (key, None))[1]
     table = published.get(records[0].content["data"]["name"])
-    if row is None or table is None:
+    if row is None or table is None or row not in table["rows"]:
         return None
-    assert tuple(table["metrics"]) == METRICS
-    return table["rows"][row]["source"], table["rows"][row]["values"]
+    found = table["rows"][row]
+    return found["source"], dict(zip(table["metrics"], found["values"], strict=True))
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
@@ -156,25 +142,26 @@ def page(records: Sequence[Record], comparisons: Mapping[str, Mapping[str, Any]]
 
 
 def readme_block(records: Sequence[Record], published: Mapping[str, Any]) -> str:
-    """The short table of the README: every model at its largest width with records, on the released Beauty split."""
-    rows = []
-    for key, own in _widest(records).items():
-        values = over_seeds(own, "test")[key]
-        printed = published_for(published, own, key)
-        rows.append(
-            (
-                RUNS.get(key, (key,))[0],
-                _width(own[0]),
-                str(len(own)),
-                *(spread(values[metric]) for metric in METRICS),
-                "–" if printed is None else " / ".join(f"{value:.4f}" for value in printed[1]),
+    """The short tables of the README: for every released split, each model at its largest width with records."""
+    parts = []
+    for data, widest in _by_data(records).items():
+        rows = []
+        for key, own in widest.items():
+            values = over_seeds(own, "test")[key]
+            printed = published_for(published, own, key)
+            rows.append(
+                (
+                    RUNS.get(key, (key,))[0],
+                    _width(own[0]),
+                    str(len(own)),
+                    *(spread(values[metric]) for metric in SHORT),
+                    "–" if printed is None else " / ".join(f"{printed[1][metric]:.4f}" for metric in SHORT),
+                )
             )
-        )
-    if not rows:
-        return "No records yet."
-    names = [_title(metric) for metric in METRICS]
-    table = _table(("Model", "Width", "Seeds", *names, "Published, width 3072"), rows)
-    return "\n\n".join([table, *_findings(records, published)[1:]])
+        title = published.get(data, {}).get("title", f"`{data}`")
+        table = _table(("Model", "Width", "Seeds", *map(_title, SHORT), "Published"), rows)
+        parts += [f"{title}, test part:", table, _lines(_findings_for(data, widest, published))]
+    return "\n\n".join(part for part in parts if part) or "No records yet."
 
 
 def _introduction() -> str:
@@ -188,73 +175,85 @@ How to read it:
   items of the history compete unless the table says otherwise; ties count against the model.
 - `a ± s` is the mean and the sample standard deviation over training seeds. A single run is given with its 95 %
   bootstrap interval over rows, which says how much the sample of test users matters, and nothing about seeds.
-- Epochs are chosen by validation Recall@5. The test part is looked at afterwards and chooses nothing.
-- "Published" is what the paper prints for its own implementation of that model. The SteerRec paper gives one number
-  per model, without interval or number of seeds, at width 3072. Where our width differs, the table says so."""
+- Epochs are chosen on the validation part, by the metric that the recipe names. The test part is looked at afterwards
+  and chooses nothing.
+- "Published" is what the paper prints for its own implementation of that model. SteerRec's paper gives one number per
+  model, without interval or number of seeds, at width 3072; AlignDiff's gives means of five runs at width 128. Where
+  our width differs, the table says so."""
 
 
 def _findings(records: Sequence[Record], published: Mapping[str, Any]) -> list[str]:
+    lines = [line for data, widest in _by_data(records).items() for line in _findings_for(data, widest, published)]
+    return ["## In short", _lines(lines)] if lines else []
+
+
+def _findings_for(data: str, widest: Mapping[str, Sequence[Record]], published: Mapping[str, Any]) -> list[str]:
     """What follows from the numbers by comparing them, and nothing more."""
-    lines = []
-    widest = _widest(records)
-    means = {key: [mean(over_seeds(own, "test")[key][metric]) for metric in METRICS] for key, own in widest.items()}
-    for key, own in widest.items():
-        table = published.get(own[0].content["data"]["name"], {}).get("rows", {})
-        if table and key in WITHOUT_DIFFUSION:
-            lines.append(_against_table(key, own, means[key], table))
-        if table and key == "steerrec":
-            lines.append(_against_published(own, means[key], table["SteerRec"]["values"]))
-    above = {
-        key: sum(x > y for x, y in zip(means[key], means["steerrec"], strict=True))
-        for key in WITHOUT_DIFFUSION
-        if key in means and "steerrec" in means
+    table = published.get(data)
+    if table is None:
+        return []
+    main = table["model"]
+    metrics = {key: [m for m in table["metrics"] if m in metrics_of(own)] for key, own in widest.items()}
+    means = {
+        key: {metric: mean(over_seeds(own, "test")[key][metric]) for metric in metrics[key]}
+        for key, own in widest.items()
     }
-    lines += [
-        f"In our own runs, {RUNS[key][0]} is above SteerRec in {count} of {len(METRICS)} metrics. It learns from "
-        f"{'the same targets' if key == 'sasrec-last-position' else _MORE}."
-        for key, count in above.items()
-    ]
-    if {"steerrec", "steerrec/without-png"} <= set(means):
-        with_png, without = means["steerrec"], means["steerrec/without-png"]
-        count = sum(x > y for x, y in zip(with_png, without, strict=True))
-        lines.append(
-            f"With the same weights of SteerRec at width {_width(widest['steerrec'][0])}, positive-negative guidance "
-            f"with random negatives is above classifier-free guidance in {count} of {len(METRICS)} metrics: "
-            f"{_four(with_png)} against {_four(without)}. In the paper's Table 2 it is above in all of them."
-        )
-    return ["## In short", "\n".join(f"- {line}" for line in lines)] if lines else []
+    learns_from = {
+        name: run.learns_from for study in STUDIES.values() if study.data == data for name, run in study.runs.items()
+    }
+    baselines = [key for key in means if key in learns_from and not key.startswith((main, "popularity"))]
+    undiffused = [key for key in baselines if key.startswith(WITHOUT_DIFFUSION)]
+    lines = [_against_table(key, widest[key], means[key], table) for key in undiffused]
+    if main in means:
+        lines.append(_against_published(main, widest[main], means[main], published))
+        lines += [_against_main(key, main, means, learns_from[key]) for key in baselines]
+        lines += [_against_main(key, main, means, None) for key in means if key.startswith(main) and key != main]
+    return lines
 
 
-_MORE = "every item of a user, where the protocol of the paper gives SteerRec one target per user"
+WITHOUT_DIFFUSION = ("markov", "sasrec")
+"""Beginnings of the names of runs that are set against the whole of a paper's table."""
 
 
-def _against_table(key: str, own: Sequence[Record], ours: Sequence[float], table: Mapping[str, Any]) -> str:
-    printed = [row["values"] for row in table.values() if row["source"] == "SteerRec, Table 1"]
-    best = [max(column) for column in zip(*printed, strict=True)]
-    above = [_title(metric) for metric, x, y in zip(METRICS, ours, best, strict=True) if x > y]
-    if len(above) == len(METRICS):
-        verdict = "above every number of SteerRec's Table 1 for Beauty, SteerRec's own included"
+def _against_table(key: str, own: Sequence[Record], ours: Mapping[str, float], table: Mapping[str, Any]) -> str:
+    printed = [row["values"] for row in table["rows"].values() if row["source"] == table["table"]]
+    best = dict(zip(table["metrics"], (max(column) for column in zip(*printed, strict=True)), strict=True))
+    above = [_title(metric) for metric, value in ours.items() if value > best[metric]]
+    where = f"{table['table']} for {table['title']}"
+    if len(above) == len(ours):
+        verdict = f"above every number of {where}"
     elif above:
-        verdict = (
-            f"above the best numbers of SteerRec's Table 1 for Beauty in {', '.join(above)}, and not in the others"
-        )
+        verdict = f"above the best numbers of {where} in {', '.join(above)}, and not in the others"
     else:
-        verdict = "not above the best numbers of SteerRec's Table 1 for Beauty"
-    return f"{RUNS[key][0]} ({_seeds(own)}) is {verdict}: {_four(ours)} against at most {_four(best)}."
-
-
-def _against_published(own: Sequence[Record], ours: Sequence[float], printed: Sequence[float]) -> str:
-    above = sum(x >= y for x, y in zip(ours, printed, strict=True))
+        verdict = f"not above the best numbers of {where}"
     return (
-        f"Our SteerRec at width {_width(own[0])} ({_seeds(own)}) reaches {_four(ours)}; its paper prints "
-        f"{_four(printed)} at width 3072. Ours is at or above it in {above} of {len(METRICS)} metrics."
+        f"{RUNS[key][0]} ({_seeds(own)}) is {verdict}: {_numbers(ours)} against at most "
+        f"{_numbers({metric: best[metric] for metric in ours})}."
     )
+
+
+def _against_published(key: str, own: Sequence[Record], ours: Mapping[str, float], published: Mapping[str, Any]) -> str:
+    found = published_for(published, own, key)
+    assert found is not None, f"published.json does not have the model {key} that its table is about."
+    printed = {metric: found[1][metric] for metric in ours}
+    above = sum(ours[metric] >= printed[metric] for metric in ours)
+    return (
+        f"Our {RUNS[key][0]} at width {_width(own[0])} ({_seeds(own)}) reaches {_numbers(ours)}; its paper prints "
+        f"{_numbers(printed)}. Ours is at or above it in {above} of {len(ours)} metrics."
+    )
+
+
+def _against_main(key: str, main: str, means: Mapping[str, Mapping[str, float]], learns_from: str | None) -> str:
+    both = [metric for metric in means[main] if metric in means[key]]
+    above = sum(means[key][metric] > means[main][metric] for metric in both)
+    source = "" if learns_from is None else f" It learns from {learns_from}."
+    return f"In our own runs, {RUNS[key][0]} is above {RUNS[main][0]} in {above} of {len(both)} metrics.{source}"
 
 
 def _study(
     study: str, records: Sequence[Record], comparison: Mapping[str, Any] | None, published: Mapping[str, Any]
 ) -> list[str]:
-    parts = [f"## {STUDIES.get(study, study)}", _data(records)]
+    parts = [f"## {STUDIES[study].title if study in STUDIES else study}", _data(records)]
     parts += ["### Test", _means(records, "test", published)] if over_seeds(records, "test") else []
     parts += ["### Validation", _means(records, "valid", {})] if over_seeds(records, "valid") else []
     parts += ["### Single runs, test, with 95 % intervals", _intervals(records)] if over_seeds(records, "test") else []
@@ -284,9 +283,10 @@ def _means(records: Sequence[Record], part: str, published: Mapping[str, Any]) -
         printed = published_for(published, own, key)
         title = RUNS.get(key, (key,))[0]
         if printed is not None:
-            rows.append((title, f"published ({printed[0]})", *(f"{value:.4f}" for value in printed[1])))
-        rows.append((title, f"ours, {_wide(own[0])}{_seeds(own)}", *(spread(values[metric]) for metric in METRICS)))
-    return _table(("Model", "Whose", *map(_title, METRICS)), rows)
+            cells = (f"{printed[1][metric]:.4f}" if metric in printed[1] else "–" for metric in values)
+            rows.append((title, f"published ({printed[0]})", *cells))
+        rows.append((title, f"ours, {_wide(own[0])}{_seeds(own)}", *map(spread, values.values())))
+    return _table(("Model", "Whose", *map(_title, metrics_of(records))), rows)
 
 
 def _intervals(records: Sequence[Record]) -> str:
@@ -296,10 +296,10 @@ def _intervals(records: Sequence[Record]) -> str:
             if key not in record.evaluations("test"):
                 continue
             evaluation = record.evaluations("test")[key]
-            metrics = [evaluation["metrics"][metric] for metric in METRICS]
+            metrics = [evaluation["metrics"][metric] for metric in metrics_of(records)]
             cells = (f"{m['mean']:.4f} ({m['low']:.4f} to {m['high']:.4f})" for m in metrics)
             rows.append((RUNS.get(key, (key,))[0], str(record.seed), *cells))
-    return _table(("Model", "Seed", *map(_title, METRICS)), rows)
+    return _table(("Model", "Seed", *map(_title, metrics_of(records))), rows)
 
 
 def _training(records: Sequence[Record]) -> str:
@@ -348,18 +348,20 @@ def _comparison(comparison: Mapping[str, Any]) -> str:
 # --- small things -------------------------------------------------------------------------------------------------
 
 
-def _widest(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Row key -> the runs of the study with the largest width, on the released split."""
-    found: dict[str, list[Record]] = {}
+def _by_data(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
+    """Name of a released split -> row key -> the runs of the study with the largest width on it."""
+    found: dict[str, dict[str, list[Record]]] = {}
     for study in _in_order({record.study for record in records}, STUDIES):
         own = [record for record in records if record.study == study]
         for key in over_seeds(own, "test"):
             runs = [record for record in own if key in record.evaluations("test")]
-            if runs[0].content["data"]["protocol"].get("seed") is not None:
+            data = runs[0].content["data"]
+            if data["protocol"].get("seed") is not None:
                 continue
-            if key not in found or _dim(runs[0]) > _dim(found[key][0]):
-                found[key] = runs
-    return dict(sorted(found.items(), key=lambda item: _place(item[0], RUNS)))
+            widest = found.setdefault(data["name"], {})
+            if key not in widest or _dim(runs[0]) >= _dim(widest[key][0]):
+                widest[key] = runs
+    return {data: dict(sorted(runs.items(), key=lambda item: _place(item[0], RUNS))) for data, runs in found.items()}
 
 
 def _dim(record: Record) -> int:
@@ -378,8 +380,12 @@ def _seeds(records: Sequence[Record]) -> str:
     return f"{len(records)} seed{'s' if len(records) > 1 else ''}"
 
 
-def _four(values: Sequence[float]) -> str:
-    return " / ".join(f"{value:.4f}" for value in values)
+def _numbers(values: Mapping[str, float]) -> str:
+    return " / ".join(f"{value:.4f}" for value in values.values())
+
+
+def _lines(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _p(value: float) -> str:

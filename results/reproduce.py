@@ -3,17 +3,18 @@
     python results/reproduce.py STUDY --data ../shared/data --runs runs [--seeds 0 1 2]
     python results/reproduce.py STUDY --data ../shared/data --runs runs --compare
 
-A study is a list of (name, recipe, overrides). Every run trains on one split, chooses by its validation metric, and is
-evaluated once on the test part. `results/<study>/<name>-seed<k>.json` is the whole record: experiment, data
-fingerprint, environment, training summary, metrics with intervals.
+The studies stand in `studies.py`. Every run trains on one split, chooses by its validation metric, and is evaluated
+once on the test part. `results/<study>/<name>-seed<k>.json` is the whole record: experiment, data fingerprint,
+environment, training summary, metrics with intervals.
 
 `--compare` trains nothing. It makes `results/<study>/comparisons.json` from the per-row tables of the finished runs:
-paired tests of everything against SteerRec, which the records alone do not allow.
+paired tests of everything against the model that the study is about, which the records alone do not allow.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,89 +32,48 @@ from guiderec.evaluation.significance import PairedTest, corrected, paired_tests
 from guiderec.recipes import run as runs
 from guiderec.training.record import collect, read_json, write_json
 
+sys.path.insert(0, str(Path(__file__).parent))  # also when loaded as a module
+from studies import STUDIES, Run, Study
+
 HERE = Path(__file__).parent
-USER_SPLIT = "amazon-beauty/user-split"
-Entry = tuple[str, str, dict[str, Any]]
-
-WIDE = {"model.dim": 1024, "training.learning_rate": 2e-4}
-"""2e-4 is the largest rate of the paper's search: on validation no worse than 1e-4, and there in half the epochs."""
-CFG = {"model.guidance.name": "cfg", "model.guidance.scale": 4.0}
 
 
-def _table(width: int, rate: float = 1e-4) -> list[Entry]:
-    """SteerRec, its ablation, and the two diffusion baselines at one width and learning rate."""
-    options = {"model.dim": width, "training.learning_rate": rate}
-    recipes = {
-        "steerrec": "steerrec:beauty",
-        "steerrec-without-gal": "steerrec:beauty_without_gal",
-        "preferdiff": "preferdiff:beauty",
-        "dreamrec": "dreamrec:beauty",
-    }
-    return [(name, recipe, options) for name, recipe in recipes.items()]
-
-
-STUDIES: dict[str, list[Entry]] = {
-    "beauty-baselines": [
-        ("popularity", "popularity:default", {}),
-        ("markov", "markov:default", {}),
-        ("sasrec-last-position", "sasrec:beauty_last_position", {}),
-        ("sasrec-every-position", "sasrec:beauty", {}),
-    ],
-    "beauty-d256": _table(256),
-    "beauty-d512": _table(512),
-    "beauty-d1024": _table(1024, rate=2e-4),
-    "beauty-d1024-rate-1e-4": _table(1024),
-    "beauty-d3072": [("steerrec", "steerrec:beauty", {"training.epochs": 25})],
-    "beauty-every-prefix": [("steerrec-every-prefix", "steerrec:beauty_every_prefix", WIDE)],
-    "beauty-resplit": [
-        ("markov", "markov:default", {}),
-        ("sasrec-every-position", "sasrec:beauty", {"model.dim": 64, "training.epochs": 15}),
-        ("steerrec", "steerrec:beauty", WIDE),
-    ],
-}
-"""Name of the study -> (name of the run, recipe, overrides)."""
-
-
-def dataset_for(study: str, data: Path, seed: int) -> Dataset:
-    """The split of a study. `beauty-resplit` draws a new user split from the full sequences for every seed."""
-    if study == "beauty-resplit":
-        return resplit_users(data / "amazon-beauty/leave-one-out", seed=1000 + seed)
-    return load(data / USER_SPLIT)
+def dataset_for(study: Study, data: Path, seed: int) -> Dataset:
+    """The split of a study; a new one for every seed where the study redraws it."""
+    if study.redrawn:
+        return resplit_users(data / study.data, seed=1000 + seed)
+    return load(data / study.data)
 
 
 Side = tuple[str, Path, str]
 """Name of a row of the tables (`steerrec`, `steerrec/without-png`), folder of its study's runs, part with its label."""
 
 
-def sides(study: str, folder: Path) -> tuple[list[int], list[Side]]:
-    """The seeds that the runs of SteerRec have, and all that was evaluated for each of them, SteerRec first.
-
-    The studies of one width are compared with the baselines as well: the data are the same.
-    """
-    own = [(name, folder / study) for name, _, _ in STUDIES[study]]
-    if study.startswith("beauty-d"):
-        own += [(name, folder / "beauty-baselines") for name, _, _ in STUDIES["beauty-baselines"]]
-    baseline = next((name for name, _ in own if name.startswith("steerrec")), None)
-    if baseline is None:
-        raise DataError(f"{study} has no run of SteerRec to compare with.")
+def sides(name: str, folder: Path) -> tuple[list[int], list[Side]]:
+    """The seeds that the runs of the compared model have, and all that was evaluated for each of them, it first."""
+    study = STUDIES[name]
+    if study.against is None:
+        raise DataError(f"{name} names no run that the others are compared with.")
+    own = [(run, folder / each) for each in (name, *study.joined_by) for run in STUDIES[each].runs]
     found = {
-        (name, runs, file.stem, int(file.parents[1].name.rpartition("-seed")[2]))
-        for name, runs in own
-        for file in runs.glob(f"{name}-seed*/evaluation/test*.json")
+        (run, runs, file.stem, int(file.parents[1].name.rpartition("-seed")[2]))
+        for run, runs in own
+        for file in runs.glob(f"{run}-seed*/evaluation/test*.json")
+        if file.with_suffix(".parquet").exists()
     }
-    seeds = sorted(seed for name, _, part, seed in found if (name, part) == (baseline, "test"))
+    seeds = sorted(seed for run, _, part, seed in found if (run, part) == (study.against, "test"))
     if not seeds:
-        raise DataError(f"{folder / study} holds no finished run of {baseline}.")
+        raise DataError(f"{folder / name} holds no finished run of {study.against}.")
     everywhere = [
-        (f"{name}/{part[5:]}" if part[5:] else name, runs, part)
-        for name, runs, part in sorted({side[:3] for side in found})
-        if all((name, runs, part, seed) in found for seed in seeds)
+        (f"{run}/{part[5:]}" if part[5:] else run, runs, part)
+        for run, runs, part in sorted({side[:3] for side in found})
+        if all((run, runs, part, seed) in found for seed in seeds)
     ]
-    return seeds, sorted(everywhere, key=lambda side: (side[0] != baseline, side[0]))
+    return seeds, sorted(everywhere, key=lambda side: (side[0] != study.against, side[0]))
 
 
 def compare(study: str, folder: Path) -> dict[str, Any]:
-    """Paired tests of every side of a study against SteerRec, all corrected together, as plain data.
+    """Paired tests of every side of a study against one model, all corrected together, as plain data.
 
     Each row counts with its mean over the seeds. Where every seed has a split of its own, the rows of all splits are
     put together, and the user is the unit, since a user may be a test user more than once. A model that lacks a seed
@@ -127,7 +87,7 @@ def compare(study: str, folder: Path) -> dict[str, Any]:
     seeds, (baseline, *others) = sides(study, folder)
     if not others:
         raise DataError(f"{study}: there is nothing to compare {baseline[0]} with, for the seeds {seeds}.")
-    put_together = study == "beauty-resplit"
+    put_together = STUDIES[study].redrawn
     reference = [_table(baseline, seed) for seed in seeds]
     metrics = [column for column in reference[0].columns if "@" in column]
     a, users = _joined(reference, metrics, put_together=put_together)
@@ -185,31 +145,32 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", help="just this run of the study")
-    parser.add_argument("--compare", action="store_true", help="train nothing; test the finished runs against SteerRec")
+    parser.add_argument("--compare", action="store_true", help="train nothing; test the finished runs")
     arguments = parser.parse_args()
     if arguments.compare:
         comparison = compare(arguments.study, arguments.runs)
         write_json(HERE / arguments.study / "comparisons.json", comparison)
         print(f"{arguments.study}: {len(comparison['tests'])} tests over the seeds {comparison['seeds']}", flush=True)
         return
+    study = STUDIES[arguments.study]
     for seed in arguments.seeds:
-        dataset = dataset_for(arguments.study, arguments.data, seed)
-        for name, recipe, overrides in STUDIES[arguments.study]:
+        dataset = dataset_for(study, arguments.data, seed)
+        for name, run in study.runs.items():
             record = HERE / arguments.study / f"{name}-seed{seed}.json"
-            if record.exists() or (arguments.only and name != arguments.only):
-                continue
-            run = arguments.runs / arguments.study / f"{name}-seed{seed}"
-            outcome = runs.train(configure(recipe, overrides, seed), dataset, run, resume=True, progress=False)
-            for part in ("valid", "test"):
-                runs.evaluate(run, dataset, part)
-                if name == "steerrec":  # "w/o PNG" is the same training under classifier-free guidance
-                    runs.evaluate(run, dataset, part, overrides=CFG, label="without-png")
-            record.parent.mkdir(exist_ok=True)
-            write_json(record, collect(run))
-            print(
-                f"{arguments.study} {name} seed {seed}: best epoch {outcome.best_epoch}, {outcome.seconds:.0f} s",
-                flush=True,
-            )
+            if not record.exists() and arguments.only in (None, name):
+                carry_out(run, dataset, arguments.runs / arguments.study / f"{name}-seed{seed}", record, seed)
+
+
+def carry_out(run: Run, dataset: Dataset, folder: Path, record: Path, seed: int) -> None:
+    """Train, or go on training, in `folder`; evaluate all readings of the weights; write the record."""
+    outcome = runs.train(configure(run.recipe, dict(run.options), seed), dataset, folder, resume=True, progress=False)
+    for part in ("valid", "test"):
+        runs.evaluate(folder, dataset, part)
+        for label, reading in run.readings.items():
+            runs.evaluate(folder, dataset, part, overrides=reading.options, label=label)
+    record.parent.mkdir(exist_ok=True)
+    write_json(record, collect(folder))
+    print(f"{record.parent.name} {record.stem}: best epoch {outcome.best_epoch}, {outcome.seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

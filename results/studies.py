@@ -1,0 +1,192 @@
+"""The studies of this folder: on which data, which runs, and how they are called on the page.
+
+`reproduce.py` carries them out, `render.py` names them. Orders here are the orders of the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Another evaluation of the weights of a run."""
+
+    title: str
+    options: Options
+    """What differs from the options of the run, such as `model.guidance.name`."""
+    published: str | None = None
+    """Its row in `published.json`, under the data of the study."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model of a study, trained once for every seed."""
+
+    title: str
+    recipe: str
+    options: Options = field(default_factory=dict)
+    """Overrides of the recipe."""
+    published: str | None = None
+    """Its row in `published.json`, under the data of the study."""
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    """Label -> evaluation of the same weights. The row is called `<run>/<label>`."""
+    learns_from: str = "the same targets"
+    """What it is trained on, where it is set against the model that the study is about."""
+
+    def with_options(self, **options: Any) -> Run:
+        """The same run under more overrides; `__` in a name stands for a dot."""
+        added = {name.replace("__", "."): value for name, value in options.items()}
+        return replace(self, options={**self.options, **added})
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs on the same data."""
+
+    title: str
+    data: str
+    """Folder of the split, under the folder of the data."""
+    runs: Mapping[str, Run]
+    against: str | None = None
+    """The run that all others are tested against, row by row."""
+    joined_by: tuple[str, ...] = ()
+    """Other studies on the same data, whose runs are tested as well."""
+    redrawn: bool = False
+    """Every seed has a user split of its own, drawn from the full sequences in `data`."""
+
+
+MORE_TARGETS = "every item of a user, where the protocol of the paper gives SteerRec one target per user"
+WITHOUT_PNG = Reading(
+    "SteerRec without PNG (same weights, classifier-free guidance)",
+    {"model.guidance.name": "cfg", "model.guidance.scale": 4.0},
+    published="SteerRec w/o PNG",
+)
+
+POPULARITY = Run("Popularity", "popularity:default")
+MARKOV = Run("Markov chain from the last item", "markov:default", learns_from=MORE_TARGETS)
+SASREC = Run("SASRec trained on every item of a user", "sasrec:beauty", published="SASRec", learns_from=MORE_TARGETS)
+STEERREC = Run("SteerRec", "steerrec:beauty", published="SteerRec", readings={"without-png": WITHOUT_PNG})
+
+
+def _user_split(width: int, rate: float) -> dict[str, Run]:
+    """SteerRec, its ablation, and the two diffusion baselines at one width and learning rate."""
+    runs = {
+        "steerrec": STEERREC,
+        "steerrec-without-gal": Run(
+            "SteerRec without GAL", "steerrec:beauty_without_gal", published="SteerRec w/o GAL"
+        ),
+        "preferdiff": Run("PreferDiff", "preferdiff:beauty", published="PreferDiff"),
+        "dreamrec": Run("DreamRec", "dreamrec:beauty", published="DreamRec"),
+    }
+    return {name: run.with_options(model__dim=width, training__learning_rate=rate) for name, run in runs.items()}
+
+
+def _leave_one_out(data_set: str) -> dict[str, Run]:
+    """AlignDiff, its ablations, and what its paper compares it with, as far as it is here."""
+    return {
+        "popularity": POPULARITY,
+        "markov": replace(MARKOV, learns_from="the same targets"),
+        "sasrec": Run("SASRec", f"sasrec:{data_set}_leave_one_out", published="SASRec"),
+        "cadirec": Run("CaDiRec", f"cadirec:{data_set}", published="CaDiRec"),
+        "diffurec": Run("DiffuRec", f"diffurec:{data_set}", published="DiffuRec"),
+        "aligndiff": Run("AlignDiff", f"aligndiff:{data_set}", published="AlignDiff"),
+        "aligndiff-without-ml": Run(
+            "AlignDiff without multi-level guidance", f"aligndiff:{data_set}_without_ml", published="AlignDiff w/o ML"
+        ),
+        "aligndiff-without-en": Run(
+            "AlignDiff without energy function", f"aligndiff:{data_set}_without_en", published="AlignDiff w/o EN"
+        ),
+    }
+
+
+WIDE_STEERREC = STEERREC.with_options(model__dim=1024, training__learning_rate=2e-4)
+"""2e-4 is the largest rate of the paper's search: on validation no worse than 1e-4, and there in half the epochs."""
+
+USER_SPLIT = "amazon-beauty/user-split"
+STUDIES: dict[str, Study] = {
+    "beauty-baselines": Study(
+        "Beauty, user split: baselines without diffusion",
+        USER_SPLIT,
+        {
+            "popularity": POPULARITY,
+            "markov": MARKOV,
+            "sasrec-last-position": Run(
+                "SASRec trained on the last item of a user", "sasrec:beauty_last_position", published="SASRec"
+            ),
+            "sasrec-every-position": SASREC,
+        },
+    ),
+    **{
+        name: Study(title, USER_SPLIT, _user_split(width, rate), against="steerrec", joined_by=("beauty-baselines",))
+        for name, title, width, rate in (
+            ("beauty-d256", "Beauty, user split: diffusion models at width 256", 256, 1e-4),
+            ("beauty-d512", "Beauty, user split: diffusion models at width 512", 512, 1e-4),
+            (
+                "beauty-d1024-rate-1e-4",
+                "Beauty, user split: SteerRec at width 1024 with half the learning rate",
+                1024,
+                1e-4,
+            ),
+            ("beauty-d1024", "Beauty, user split: diffusion models at width 1024", 1024, 2e-4),
+        )
+    },
+    "beauty-d3072": Study(
+        "Beauty, user split: SteerRec at the paper's width 3072, 25 epochs at most",
+        USER_SPLIT,
+        {"steerrec": STEERREC.with_options(training__epochs=25)},
+        against="steerrec",
+        joined_by=("beauty-baselines",),
+    ),
+    "beauty-every-prefix": Study(
+        "Beauty, user split: SteerRec trained on every prefix, width 1024",
+        USER_SPLIT,
+        {
+            "steerrec-every-prefix": replace(
+                WIDE_STEERREC,
+                title="SteerRec trained on every item of a user",
+                recipe="steerrec:beauty_every_prefix",
+                published=None,
+                readings={},
+            )
+        },
+    ),
+    "beauty-resplit": Study(
+        "Beauty: other user splits, one drawn from the full sequences for every seed",
+        "amazon-beauty/leave-one-out",
+        {
+            "markov": MARKOV,
+            "sasrec-every-position": SASREC.with_options(model__dim=64, training__epochs=15),
+            "steerrec": WIDE_STEERREC,
+        },
+        against="steerrec",
+        redrawn=True,
+    ),
+    **{
+        f"{name}-leave-one-out": Study(f"{title}, leave-one-out", data, _leave_one_out(data_set), against="aligndiff")
+        for name, title, data, data_set in (
+            ("beauty", "Beauty", "amazon-beauty/leave-one-out", "beauty"),
+            ("toys", "Toys", "amazon-toys/leave-one-out", "toys"),
+            ("ml-1m", "MovieLens-1M", "movielens-1m/leave-one-out-5core", "movielens_1m"),
+        )
+    },
+}
+"""Name of the study, which is its folder here -> what it is."""
+
+
+def titles() -> dict[str, tuple[str, str | None]]:
+    """Run, or run/label of a reading -> its title and its row in `published.json`, in the order of the page.
+
+    A name means the same model in every study, so the first study that has it says what it is called.
+    """
+    found: dict[str, tuple[str, str | None]] = {}
+    for study in STUDIES.values():
+        for name, run in study.runs.items():
+            found.setdefault(name, (run.title, run.published))
+            for label, reading in run.readings.items():
+                found.setdefault(f"{name}/{label}", (reading.title, reading.published))
+    return found
