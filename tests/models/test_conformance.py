@@ -22,6 +22,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "dreamrec": {"dim": 128, "schedule": {"name": "linear", "steps": 30}},
     "preferdiff": {"dim": 128, "schedule": {"name": "linear", "steps": 30}, "generation": {"steps": 5}},
     "steerrec": {"dim": 128, "schedule": {"name": "linear", "steps": 30}, "generation": {"steps": 5}},
+    "cadirec": {
+        "dim": 32,
+        "layers": 1,
+        "dropout": 0.1,
+        "max_length": 10,
+        "objective": {"name": "cross_entropy"},
+        "schedule": {"name": "sqrt", "steps": 30},
+        "context": {"layers": 1, "dropout": 0.1, "input_dropout": 0.1},
+        "views": {"name": "chain", "steps": 2},
+    },
 }
 """Options that make each model small enough to be trained in seconds; linear denoisers need width to hold 30 items."""
 
@@ -34,6 +44,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "dreamrec": {"noise_in_loss": True},
     "preferdiff": {"noise_in_loss": True},
     "steerrec": {"noise_in_loss": True, "noise_in_scores": True},
+    "cadirec": {"noise_in_loss": True, "steps": 120, "learning_rate": 1e-2},
 }
 """What each model says about itself, see the attributes of `ModelConformance`."""
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from guiderec.data.batch import Batch
 from guiderec.errors import ConfigError
-from guiderec.models.sasrec import BinaryCrossEntropy, CrossEntropy, SASRec, SASRecConfig
+from guiderec.models.sasrec import SASRec, SASRecConfig
+from guiderec.nn.next_item import BinaryCrossEntropy, CrossEntropy
 from guiderec.rng import Noise, seed_everything
 from guiderec.testing.oracles import Row, batch_of, ruleless_rows
 

@@ -13,49 +13,20 @@ Departs    1. Cross-entropy over all items by default; the paper's binary loss w
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
 from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.attention import causal_mask
 from guiderec.nn.embedding import Counting, PositionEmbedding, item_embedding
+from guiderec.nn.next_item import CrossEntropy, NextItemObjective
 from guiderec.nn.sampling import items_outside
 from guiderec.nn.transformer import Norm, TransformerEncoder
 from guiderec.rng import Noise
-
-
-class CrossEntropy(Part):
-    """`-log softmax(F M^T)[target]` over all items, averaged over positions. Both factors get gradients."""
-
-    name: Literal["cross_entropy"] = "cross_entropy"
-
-    negatives: ClassVar[int] = 0
-
-    def __call__(self, states: Tensor, target: Tensor, negative: Tensor, table: Tensor) -> Tensor:
-        """() for states (P, D), targets (P,) in 1..I and the table (I + 1, D)."""
-        return F.cross_entropy(states @ table[1:].T, target - 1)  # row 0 is no item and takes no probability
-
-
-class BinaryCrossEntropy(Part):
-    """Eq. 7: `-log sigmoid(r_target) - mean_n log(1 - sigmoid(r_n))`, averaged over positions; n is uniform."""
-
-    name: Literal["binary_cross_entropy"] = "binary_cross_entropy"
-    negatives: int = Field(1, ge=1)
-    """Negatives per position. The paper has 1."""
-
-    def __call__(self, states: Tensor, target: Tensor, negative: Tensor, table: Tensor) -> Tensor:
-        """() for states (P, D), targets (P,), negatives (P, N), 0 where a row has every item, and the table."""
-        wanted = F.logsigmoid((states * F.embedding(target, table)).sum(dim=1))
-        against = torch.einsum("pd,pnd->pn", states, F.embedding(negative, table))
-        real = negative != PADDING
-        unwanted = (F.logsigmoid(-against) * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
-        return -(wanted + unwanted).mean()
 
 
 class SASRecConfig(ModelConfig):
@@ -80,7 +51,7 @@ class SASRecConfig(ModelConfig):
     """Number of positions. Of a longer history the newest `max_length` items count."""
     predict: Literal["every_position", "last_position"] = "every_position"
     """Learn the item after every position of a row, or the row's target alone."""
-    objective: Annotated[CrossEntropy | BinaryCrossEntropy, Field(discriminator="name")] = CrossEntropy()
+    objective: NextItemObjective = CrossEntropy()
     """What is minimised at each learnt position."""
 
     @model_validator(mode="after")

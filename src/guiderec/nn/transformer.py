@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -16,10 +16,12 @@ Norm = Literal["pre", "post"]
 class PreNormBlock(nn.Module):
     """`x + attention(norm(x))`, then `x + feedforward(norm(x))` (Xiong et al. 2020)."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, heads: int, hidden: int, dropout: float = 0.0, *, hidden_dropout: float | None = None
+    ) -> None:
         super().__init__()
         self.attention = SelfAttention(dim, heads, dropout)
-        self.feedforward = FeedForward(dim, hidden, dropout)
+        self.feedforward = FeedForward(dim, hidden, dropout if hidden_dropout is None else hidden_dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.feedforward_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
@@ -38,10 +40,12 @@ class PreNormBlock(nn.Module):
 class PostNormBlock(nn.Module):
     """`norm(x + attention(x))`, then `norm(x + feedforward(x))` (Vaswani et al. 2017)."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, heads: int, hidden: int, dropout: float = 0.0, *, hidden_dropout: float | None = None
+    ) -> None:
         super().__init__()
         self.attention = SelfAttention(dim, heads, dropout)
-        self.feedforward = FeedForward(dim, hidden, dropout)
+        self.feedforward = FeedForward(dim, hidden, dropout if hidden_dropout is None else hidden_dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.feedforward_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
@@ -51,21 +55,40 @@ class PostNormBlock(nn.Module):
         x = self.attention_norm(x + self.dropout(self.attention(x, visible)))
         return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
+    def last(self, x: Tensor, visible: Tensor) -> Tensor:
+        """The newest position of `forward` alone: (B, D)."""
+        newest = self.attention_norm(x[:, -1] + self.dropout(self.attention.last(x, visible)))
+        return self.feedforward_norm(newest + self.dropout(self.feedforward(newest)))
+
 
 class TransformerEncoder(nn.Module):
     """A stack of blocks, normalised at both ends where the blocks do not do it themselves.
+
+    `dropout` is that of the input, the attention weights, the residual branches and, unless `hidden_dropout` says
+    otherwise, the hidden units of the position-wise networks.
 
     Weights of all linear maps are drawn from N(0, std^2), biases are 0, norms are the identity.
     """
 
     def __init__(
-        self, dim: int, *, layers: int, heads: int, hidden: int, dropout: float, norm: Norm = "pre", std: float = 0.02
+        self,
+        dim: int,
+        *,
+        layers: int,
+        heads: int,
+        hidden: int,
+        dropout: float,
+        hidden_dropout: float | None = None,
+        norm: Norm = "pre",
+        std: float = 0.02,
     ) -> None:
         super().__init__()
         block = {"pre": PreNormBlock, "post": PostNormBlock}[norm]
         self.entry = nn.LayerNorm(dim) if norm == "post" else nn.Identity()
         self.input_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(block(dim, heads, hidden, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            block(dim, heads, hidden, dropout, hidden_dropout=hidden_dropout) for _ in range(layers)
+        )
         self.exit = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -78,3 +101,10 @@ class TransformerEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, visible)
         return self.exit(x)
+
+    def last(self, x: Tensor, visible: Tensor) -> Tensor:
+        """The newest position of `forward` alone, (B, D): the last block computes nothing else."""
+        x = self.input_dropout(self.entry(x))
+        for block in self.blocks[:-1]:
+            x = block(x, visible)
+        return self.exit(cast(PreNormBlock, self.blocks[-1]).last(x, visible) if self.blocks else x[:, -1])
