@@ -143,7 +143,7 @@ STUDIES: dict[str, Study] = {
         joined_by=("beauty-baselines",),
     ),
     "beauty-every-prefix": Study(
-        "Beauty, user split: SteerRec trained on every prefix, width 1024, 10 epochs at most",
+        "Beauty, user split: SteerRec trained on every prefix, width 1024, 8 epochs at most",
         USER_SPLIT,
         {
             "steerrec-every-prefix": replace(
@@ -152,16 +152,16 @@ STUDIES: dict[str, Study] = {
                 recipe="steerrec:beauty_every_prefix",
                 published=None,
                 readings={},
-            ).with_options(training__epochs=10)  # six times as many rows as the protocol has
+            ).with_options(training__epochs=8)  # six times as many rows as the protocol has
         },
     ),
     "beauty-resplit": Study(
-        "Beauty: other user splits, one drawn from the full sequences for every seed, 20 epochs at most",
+        "Beauty: other user splits, one drawn from the full sequences for every seed, 15 epochs at most",
         "amazon-beauty/leave-one-out",
         {
             "markov": MARKOV,
             "sasrec-every-position": SASREC.with_options(model__dim=64, training__epochs=15),
-            "steerrec": WIDE_STEERREC.with_options(training__epochs=20),
+            "steerrec": WIDE_STEERREC.with_options(training__epochs=15),
         },
         against="steerrec",
         redrawn=True,
