@@ -17,6 +17,7 @@ from .conftest import Cli
 COMMANDS = {
     "train": {"recipe", "--data", "--set", "--seed", "--out", "--resume", "--json"},
     "evaluate": {"run", "--data", "--part", "--seen", "--noise-seed", "--set", "--label", "--json"},
+    "distribution": {"run", "--data", "--part", "--noise-seed", "--set", "--label", "--json"},
     "recommend": {
         "run",
         "--history",
@@ -27,7 +28,7 @@ COMMANDS = {
         "--exclude-seen",
         "--json",
     },
-    "compare": {"sides", "--part", "--metric", "--json"},
+    "compare": {"sides", "--part", "--metric", "--distribution", "--json"},
     "report": {"runs", "--out", "--part", "--json"},
     "recipes": {"name", "--json"},
     "demo": {"--out", "--seed", "--json"},
@@ -110,6 +111,10 @@ def test_the_installed_command_exits_with_the_status() -> None:
         (["recommend", "absent", "--history", "a"], "CheckpointError", "absent"),
         (["compare", "absent", "absent"], "CheckpointError", "absent"),
         (["compare", "absent"], "DataError", "at least one run on each side"),
+        (["compare", "a,b", "c", "--distribution"], "DataError", "at least two runs each"),
+        (["compare", "a,b", "c,d", "--distribution"], "CheckpointError", "a has no distribution of part 'test'"),
+        (["compare", "a,b", "c,d", "--distribution", "--metric", "hr@5"], "UsageError", "one measure of distributions"),
+        (["distribution", "absent", "--data", "x"], "DataError", "x"),
         (["recipes", "absent"], "ConfigError", "There is no recipe 'absent'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -77,6 +78,42 @@ def test_weights_are_evaluated_under_other_options(cli: Cli, split: Path, runs: 
     assert f"{done.json['metrics']['recall@10']['mean']:.4f}" in cli("evaluate", run, "--data", split, *change).out
     for kind in ("json", "parquet"):
         (run / "evaluation" / f"test-unguided.{kind}").unlink()
+
+
+def test_a_distribution_is_measured_and_printed_and_models_without_vectors_say_so(
+    cli: Cli, split: Path, runs: dict[str, Path]
+) -> None:
+    run = runs["steerrec"]
+    done = cli("distribution", run, "--data", split, "--json")
+    assert done.status == 0, done.err
+    assert done.json == {"run": str(run), **json.loads((run / "distribution" / "test.json").read_text())}
+    text = cli("distribution", run, "--data", split).out
+    assert f"{1e3 * done.json['mmd2']:.3f}" in text
+    assert "MMD²" in text
+    refused = cli("distribution", runs["popularity"], "--data", split)
+    assert (refused.status, refused.out) == (2, "")
+    assert "Popularity does not rank by vectors" in refused.err
+    assert not (runs["popularity"] / "distribution").exists()
+    shutil.rmtree(run / "distribution")
+
+
+def test_distributions_are_compared_over_seeds(cli: Cli, tmp_path: Path) -> None:
+    values = {"a": [0.37e-3, 0.41e-3], "b": [0.30e-3, 0.31e-3]}
+    for name, side in values.items():
+        for seed, value in enumerate(side):
+            run = tmp_path / f"{name}{seed}"
+            (run / "distribution").mkdir(parents=True)
+            (run / "data.json").write_text(json.dumps({"fingerprint": {"sha256": "0"}, "protocol": {"name": "x"}}))
+            (run / "distribution" / "test.json").write_text(json.dumps({"mmd2": value, "n_rows": 1234}))
+    sides = [",".join(str(tmp_path / f"{name}{seed}") for seed in range(2)) for name in values]
+    (found,) = cli("compare", *sides, "--distribution", "--json").json["tests"]
+    assert found["difference"] == pytest.approx(-0.085e-3)
+    text = cli("compare", *sides, "--distribution").out
+    assert "0.390 ± 0.028" in text
+    assert "0.305 ± 0.007" in text
+    assert "-0.085" in text
+    assert f"{found['p_holm']:.4f}" in text
+    assert "1,234 rows of the test part" in " ".join(text.split())
 
 
 def test_recommendations_are_those_of_the_python_interface(cli: Cli, runs: dict[str, Path]) -> None:

@@ -12,12 +12,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
-from guiderec.api import configure
+from guiderec.api import Model, configure
 from guiderec.data import prepared, synthetic
+from guiderec.data.batch import Query
 from guiderec.data.prepared import resplit_users
 from guiderec.errors import CheckpointError, ConfigError
+from guiderec.evaluation.distribution import mmd
 from guiderec.recipes import run as runs
+from guiderec.rng import Noise
+from guiderec.training.checkpoint import load_tensors
+from guiderec.training.record import collect
 
 SMALL = {"model.dim": 8, "model.dropout": 0.0, "training.epochs": 1, "training.max_steps": 5}
 
@@ -64,6 +70,43 @@ def test_options_that_change_the_weights_are_refused(trained, data):
         runs.evaluate(trained, data, overrides={"model.dim": 16}, label="wide")
 
 
+def test_generated_vectors_are_measured_and_kept(trained, data):
+    record = runs.distribution(trained, data)
+    folder = trained / "distribution"
+    assert json.loads((folder / "test.json").read_text()) == record
+    tensors = load_tensors(folder / "test.safetensors")
+    model = Model.from_pretrained(trained).recommender
+    length = runs.read_experiment(trained).max_length
+    history, target = data.test.windows(np.arange(len(data.test)), length)
+    query = Query(torch.tensor(history), torch.tensor(data.test.keys()))
+    with torch.no_grad():
+        torch.testing.assert_close(tensors["generated"], model.user_vectors(query, Noise(0))[:, 0])
+        assert tensors["items"].equal(model.item_vectors())
+    assert tensors["target"].tolist() == target.tolist()
+    assert tensors["user"].tolist() == data.test.users().tolist()
+    expected = mmd(tensors["generated"], tensors["items"][tensors["target"]], users=data.test.users())
+    assert record["mmd2"] == pytest.approx(expected.mmd2)
+    assert (record["p"], record["permutations"]) == (expected.p, 999)
+    assert (record["n_rows"], record["dim"], record["interests"]) == (len(data.test), 8, 1)
+    assert collect(trained)["distribution"]["test"] == record
+    assert "test" in runs.evaluate(trained, data)["part"]  # the two kinds of records do not meet
+
+
+def test_generation_under_other_options_keeps_the_plain_one(trained, data):
+    plain = runs.distribution(trained, data, permutations=9)
+    off = {"model.guidance.scale": 0.0}
+    with pytest.raises(ConfigError, match="needs a label"):
+        runs.distribution(trained, data, overrides=off)
+    unguided = runs.distribution(trained, data, overrides=off, label="unguided", permutations=9)
+    assert unguided["overrides"] == off
+    assert unguided["mmd2"] != plain["mmd2"]
+    assert json.loads((trained / "distribution/test.json").read_text()) == plain
+    assert (trained / "distribution/test-unguided.safetensors").is_file()
+    other = resplit_users(data, seed=5, max_items=None)
+    with pytest.raises(CheckpointError, match="was trained on the split"):
+        runs.distribution(trained, other)
+
+
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(data, tmp_path: Path):
     """Under torchrun, `guiderec train` makes the losses of one process, and `guiderec evaluate` its very ranks."""
@@ -79,7 +122,7 @@ def test_two_processes_train_and_evaluate_as_one(data, tmp_path: Path):
         )
         assert done.returncode == 0, done.stderr
 
-    losses, ranks = [], []
+    losses, ranks, vectors = [], [], []
     for world in (1, 2):
         run = tmp_path / f"run-{world}"
         guiderec(world, "train", "sasrec:demo", *options, "--out", str(run))
@@ -87,9 +130,12 @@ def test_two_processes_train_and_evaluate_as_one(data, tmp_path: Path):
         losses.append([event["loss"] for event in events if event["event"] == "step"])
         guiderec(world, "evaluate", str(tmp_path / "run-1"))
         ranks.append(pl.read_parquet(tmp_path / "run-1/evaluation/test.parquet")["rank"].to_list())
+        guiderec(world, "distribution", str(tmp_path / "run-1"))
+        vectors.append(load_tensors(tmp_path / "run-1/distribution/test.safetensors")["generated"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert len(ranks[0]) == len(data.test)
     assert ranks[0] == ranks[1]
+    assert vectors[0].equal(vectors[1])
 
 
 def test_windows_train_a_causal_model_on_every_item(data):

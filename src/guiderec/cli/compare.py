@@ -12,6 +12,7 @@ from guiderec.cli.console import Json, answer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from guiderec.evaluation.seeds import SeedComparison
     from guiderec.evaluation.significance import Comparison
 
 
@@ -29,15 +30,31 @@ def compare(
         list[str] | None,
         typer.Option("--metric", help="Compare only this metric; may be repeated. [default: all]", metavar="METRIC"),
     ] = None,
+    distribution: Annotated[
+        bool,
+        typer.Option(
+            "--distribution",
+            help="Compare how near generated vectors are to the true ones (as `guiderec distribution` recorded), over "
+            "seeds: at least two runs per side.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare evaluated runs row by row with the first: differences, 95 % intervals and corrected p values.
 
     Example: guiderec compare runs/base-0,runs/base-1 runs/new-0,runs/new-1 --metric ndcg@10
     """
+    groups = [[Path(run.strip()) for run in side.split(",") if run.strip()] for side in sides]
+    if distribution:
+        if metric:
+            raise typer.BadParameter("there is one measure of distributions.", param_hint="--metric")
+        from guiderec.evaluation.seeds import compare_discrepancies
+
+        over_seeds = compare_discrepancies(groups[0], *groups[1:], part=part)
+        answer(over_seeds.to_plain(), as_json, lambda console: _show_seeds(console, over_seeds))
+        return
     from guiderec.evaluation.significance import compare as compare_runs
 
-    groups = [[Path(run.strip()) for run in side.split(",") if run.strip()] for side in sides]
     comparison = compare_runs(groups[0], *groups[1:], part=part, metrics=metric or None)
     answer(comparison.to_plain(), as_json, lambda console: _show(console, comparison))
 
@@ -54,6 +71,37 @@ def _show(console: Console, comparison: Comparison) -> None:
         style="dim",
         markup=False,
     )
+
+
+def _show_seeds(console: Console, comparison: SeedComparison) -> None:
+    import rich.box
+    from rich.table import Table
+
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("Seeds", "a", "b", "b - a", "p"):
+        table.add_column(name, justify="right")
+    for number, test in enumerate(comparison.tests, start=1):
+        letter = f"b{number}" if len(comparison.tests) > 1 else "b"
+        console.print(f"a  {test.a}\n{letter}  {test.b}", markup=False, soft_wrap=True)
+        table.add_row(
+            f"{test.n_a}, {test.n_b}",
+            f"{1e3 * test.mean_a:.3f} ± {1e3 * test.deviation_a:.3f}",
+            f"{1e3 * test.mean_b:.3f} ± {1e3 * test.deviation_b:.3f}",
+            f"{1e3 * test.difference:+.3f}",
+            _p(test.p_holm),
+        )
+    console.print(table)
+    corrected = f", corrected by Holm over all {len(comparison.tests)} tests" if len(comparison.tests) > 1 else ""
+    console.print(
+        f"MMD² in thousandths between generated and true vectors, {comparison.n_rows:,} rows of the {comparison.part} "
+        f"part; mean ± standard deviation over seeds. p: Welch's t test over seeds{corrected}. Below 0, b is nearer.",
+        style="dim",
+        markup=False,
+    )
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 
 def _table(tests: list[Any]) -> Any:
@@ -73,6 +121,6 @@ def _table(tests: list[Any]) -> Any:
             f"{test.mean_b:.4f}",
             f"{test.difference:+.4f}",
             f"{test.low:+.4f} to {test.high:+.4f}",
-            f"{test.p_holm:.4f}" if test.p_holm >= 0.0001 else "< 0.0001",
+            _p(test.p_holm),
         )
     return table

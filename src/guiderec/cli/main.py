@@ -15,6 +15,7 @@ from guiderec.cli.compare import compare
 from guiderec.cli.console import fail
 from guiderec.cli.data import app as data
 from guiderec.cli.demo import demo
+from guiderec.cli.distribution import distribution
 from guiderec.cli.doctor import doctor
 from guiderec.cli.evaluate import evaluate
 from guiderec.cli.recipes import recipes
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, evaluate, recommend, compare, report, recipes, demo, doctor):
+for command in (train, evaluate, distribution, recommend, compare, report, recipes, demo, doctor):
     app.command()(command)
 app.add_typer(data, name="data")
 

@@ -138,7 +138,7 @@ def generated(
         raise DataError("There are no rows to generate for.", hint="choose a protocol or filter that leaves some")
     times, interests = torch.zeros(len(rows), dtype=torch.int64), 0
     with inference(model):
-        items = model.item_vectors().float()
+        items = model.item_vectors().detach().float()
         vectors = torch.zeros(len(rows), items.shape[1])
         for index, batch in batches(rows, max_length, batch_size, shard, model.device):
             found = model.user_vectors(batch, noise).float()
@@ -190,7 +190,7 @@ def mmd(
         For shapes that differ, fewer than two users, and vectors most of which are equal, so that there is no median.
     """
     _require_pairs(vectors, true)
-    x, y = (F.normalize(each.double(), dim=1) for each in (vectors, true))
+    x, y = (F.normalize(each.detach().double(), dim=1) for each in (vectors, true))
     owner = _owners(len(x), users)
     median, median_rows = median_distance(x, y, seed=seed)
     signs = _signs(owner, permutations, seed)

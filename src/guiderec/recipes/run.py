@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -16,6 +17,7 @@ from guiderec.data.dataset import Dataset
 from guiderec.data.loader import Loader
 from guiderec.data.sequences import Ids, Rows
 from guiderec.errors import CheckpointError, ConfigError
+from guiderec.evaluation.distribution import PERMUTATIONS, generated, mmd
 from guiderec.evaluation.evaluate import count_items, validation_metrics
 from guiderec.evaluation.evaluate import evaluate as evaluate_model
 from guiderec.model import Model
@@ -23,6 +25,7 @@ from guiderec.models.base import Recommender
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import build
 from guiderec.rng import Noise, numpy_generator, seed_everything
+from guiderec.training.checkpoint import save_tensors
 from guiderec.training.distributed import from_first, join, sum_over_processes
 from guiderec.training.loop import Outcome, fit
 from guiderec.training.memory import keep_freed_memory
@@ -124,18 +127,11 @@ def evaluate(
     CheckpointError
         If the run was trained on other data, or an override changes the shape of the weights.
     """
-    if overrides and not label:
-        raise ConfigError("An evaluation under other options needs a label.", hint="for example label = 'cfg'")
-    if label is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", label):
-        raise ConfigError(f"A label is made of letters, digits, '-' and '_', got {label!r}.")
-    experiment = read_experiment(run)
-    _require_same_data(run, dataset)
-    changed = override(experiment, overrides or {})
-    assert isinstance(changed, Experiment)
+    name = _named(part, label, overrides)
+    changed, model = _reopened(run, dataset, overrides)
     fabric = join(accelerator=changed.training.accelerator, precision="fp32")
-    model = Model.from_pretrained(run / "model").reconfigured(changed.model).recommender.to(fabric.device)
     evaluation = evaluate_model(
-        model,
+        model.to(fabric.device),
         dataset.part(part),
         max_length=changed.max_length,
         metrics=metrics or changed.metrics,
@@ -146,7 +142,6 @@ def evaluate(
         shard=(fabric.global_rank, fabric.world_size),
         sum_over=partial(sum_over_processes, fabric),
     )
-    name = f"{part}-{label}" if label else part
 
     def write() -> dict[str, Any]:
         evaluation.write(run, name)
@@ -158,9 +153,86 @@ def evaluate(
     return from_first(fabric, write)
 
 
+def distribution(
+    run: Path,
+    dataset: Dataset,
+    part: Literal["valid", "test"] = "test",
+    *,
+    noise_seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    overrides: Mapping[str, Any] | None = None,
+    label: str | None = None,
+) -> dict[str, Any]:
+    """Compare what the best model of a run generates with the true embeddings; write and return the record.
+
+    `run/distribution/<part>.json` has MMD^2 with its p value (`evaluation/distribution.py`), `<part>.safetensors` the
+    vectors `generated` (R, D) and `items` (I + 1, D), and the `target`, `user` and `key` of each row (R,).
+    `overrides` and `label` are those of `evaluate`. Under torchrun the processes share the rows.
+
+    Raises
+    ------
+    CheckpointError
+        If the run was trained on other data, or an override changes the shape of the weights.
+    ConfigError
+        For a model that does not rank by vectors.
+    DataError
+        When most vectors are equal.
+    """
+    name = _named(part, label, overrides)
+    changed, model = _reopened(run, dataset, overrides)
+    fabric = join(accelerator=changed.training.accelerator, precision="fp32")
+    started = time.perf_counter()
+    found = generated(
+        model.to(fabric.device),
+        dataset.part(part),
+        max_length=changed.max_length,
+        noise=Noise(noise_seed),
+        shard=(fabric.global_rank, fabric.world_size),
+        sum_over=partial(sum_over_processes, fabric),
+    )
+
+    def write() -> dict[str, Any]:
+        vectors, true = found.vectors.to(fabric.device), found.true.to(fabric.device)
+        discrepancy = mmd(vectors, true, users=found.users, permutations=permutations)
+        record = {
+            "part": part,
+            **discrepancy.to_plain(),
+            "dim": vectors.shape[1],
+            "interests": found.interests,
+            "noise_seed": noise_seed,
+            "overrides": dict(overrides or {}),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        folder = run / "distribution"
+        folder.mkdir(exist_ok=True)
+        save_tensors(folder / f"{name}.safetensors", found.tensors())
+        write_json(folder / f"{name}.json", record)
+        return record
+
+    return from_first(fabric, write)
+
+
 def read_experiment(run: Path) -> Experiment:
     """The experiment of a run directory."""
     return Experiment.from_plain(read_json(run / "experiment.json"))
+
+
+def _named(part: str, label: str | None, overrides: Mapping[str, Any] | None) -> str:
+    """`part` or `part-label`: the name of a record of the run."""
+    if overrides and not label:
+        raise ConfigError("An evaluation under other options needs a label.", hint="for example label = 'cfg'")
+    if label is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", label):
+        raise ConfigError(f"A label is made of letters, digits, '-' and '_', got {label!r}.")
+    return f"{part}-{label}" if label else part
+
+
+def _reopened(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None) -> tuple[Experiment, Recommender]:
+    """The experiment of a run under other options, and its best weights under them."""
+    experiment = read_experiment(run)
+    _require_same_data(run, dataset)
+    changed = override(experiment, overrides or {})
+    assert isinstance(changed, Experiment)
+    return changed, Model.from_pretrained(run / "model").reconfigured(changed.model).recommender
 
 
 def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) -> None:

@@ -1,7 +1,7 @@
 """`Run`: the records of a run directory, read and checked. Tables, figures and the page see nothing else.
 
-RUN/experiment.json and RUN/data.json must exist; environment.json, log.jsonl and evaluation/ may be missing and then
-read as empty, so that a run can be reported while it is still training.
+RUN/experiment.json and RUN/data.json must exist; environment.json, log.jsonl, evaluation/ and distribution/ may be
+missing and then read as empty, so that a run can be reported while it is still training.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from guiderec.errors import CheckpointError
 
@@ -66,6 +68,29 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """What a run generates for the rows of a part, beside the true vectors."""
+
+    record: Mapping[str, Any]
+    """`{"part", "n_rows", "mmd2", "p", "median_distance", ...}`."""
+    vectors_path: Path
+
+    @cached_property
+    def vectors(self) -> Mapping[str, NDArray[Any]]:
+        """`generated` (R, D), `items` (I + 1, D), and `target`, `user`, `key` (R,) of each row; empty when not kept."""
+        if not self.vectors_path.is_file():
+            return {}
+        try:
+            found = load_file(self.vectors_path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.vectors_path}: not readable as safetensors ({error}).") from None
+        missing = [name for name in ("generated", "items", "target", "user", "key") if name not in found]
+        if missing:
+            raise CheckpointError(f"{self.vectors_path}: has no {', '.join(missing)}.")
+        return found
+
+
+@dataclass(frozen=True)
 class Run:
     """The records of one run directory."""
 
@@ -75,6 +100,7 @@ class Run:
     environment: Mapping[str, Any] = field(default_factory=dict)
     log: tuple[Event, ...] = ()
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    distributions: Mapping[str, Distribution] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -132,6 +158,10 @@ def read(path: Path) -> Run:
             file.stem: Evaluation(_evaluation(file), file.with_suffix(".parquet"))
             for file in sorted((path / "evaluation").glob("*.json"))
         },
+        distributions={
+            file.stem: Distribution(_distribution(file), file.with_suffix(".safetensors"))
+            for file in sorted((path / "distribution").glob("*.json"))
+        },
     )
 
 
@@ -164,6 +194,14 @@ def _evaluation(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: 'metrics' must map each metric to its mean, low and high.")
     if otherwise is not None and not (isinstance(otherwise, dict) and _are_metrics(otherwise.get("metrics"))):
         raise CheckpointError(f"{file}: 'otherwise.metrics' must map each metric to its mean, low and high.")
+    return record
+
+
+def _distribution(file: Path) -> dict[str, Any]:
+    record = _record(file)
+    missing = [name for name in ("n_rows", "mmd2", "p", "median_distance") if name not in record]
+    if missing:
+        raise CheckpointError(f"{file}: has no {', '.join(missing)}.")
     return record
 
 

@@ -123,6 +123,20 @@ def beyond(runs: Sequence[Run], part: str = "test") -> list[Table]:
     return tables
 
 
+def distributions(runs: Sequence[Run], part: str = "test") -> list[Table]:
+    """How near generated vectors are to the true ones, one table for each set of runs on the same rows.
+
+    Runs whose vectors were not measured on `part` are left out; no table where there are no others.
+    """
+    names = labels(runs)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, run in enumerate(runs):
+        if part in run.distributions:
+            facts = [run.data.get("fingerprint"), run.data.get("protocol"), run.distributions[part].record["n_rows"]]
+            groups[json.dumps(facts, sort_keys=True)].append(i)
+    return [_distribution_table([runs[i] for i in group], [names[i] for i in group], part) for group in groups.values()]
+
+
 def provenance(runs: Sequence[Run]) -> Table:
     """Where the numbers come from: data, seed, hardware, versions, time. One row per run."""
     columns = ("Run", "Data", "Seed", "Hardware", "GuideRec", "Commit", "Training time")
@@ -200,6 +214,36 @@ def _table_of(run: Run, records: Sequence[Mapping[str, Any]], names: Sequence[st
     bold = "Bold: highest mean of the column." if best else ""
     note = " ".join(text for text in (_interval_note(first), _seen_note(first), bold) if text)
     return Table(caption, ("Run", *map(title, metrics)), tuple(rows), note)
+
+
+def _distribution_table(runs: list[Run], names: list[str], part: str) -> Table:
+    records = [run.distributions[part].record for run in runs]
+    rows = [
+        (
+            Cell(name),
+            Cell(_thousandths(record["mmd2"])),
+            Cell(f"{record['p']:.3f}"),
+            Cell(f"{record['median_distance']:.3f}"),
+            Cell(str(record.get("interests", 1))),
+        )
+        for name, record in zip(names, records, strict=True)
+    ]
+    for same in _by_experiment(runs).values():
+        if len(same) > 1:
+            values = [1e3 * run.distributions[part].record["mmd2"] for run in same]
+            spread = Cell(f"{statistics.fmean(values):.3f}", f"± {statistics.stdev(values):.3f}")
+            rows.append((Cell(f"{same[0].name}, {len(same)} seeds"), spread, Cell("–"), Cell("–"), Cell("–")))
+    caption = f"Generated beside true vectors, {part} part of {_data_name(runs[0])}, {records[0]['n_rows']:,} rows"
+    note = (
+        "MMD²: the unbiased squared maximum mean discrepancy between the directions of generated and true vectors, in "
+        "thousandths; 0 where they have one distribution, and below 0 by chance. p: of no difference, by swapping them "
+        "within users. Every run is measured in its own embeddings. `guiderec compare --distribution` tests over seeds."
+    )
+    return Table(caption, ("Run", "MMD² (×10⁻³)", "p", "Median distance", "Interests"), tuple(rows), note)
+
+
+def _thousandths(value: float) -> str:
+    return f"{1e3 * value:.3f}"
 
 
 def _interval_note(record: Mapping[str, Any]) -> str:
