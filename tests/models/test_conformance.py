@@ -32,6 +32,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "context": {"layers": 1, "dropout": 0.1, "input_dropout": 0.1},
         "views": {"name": "chain", "steps": 2},
     },
+    "diffrec": {"hidden": [64], "dropout": 0.1, "answer": "target"},
+    "ldiffrec": {"dim": 48, "hidden": [48], "cluster_dim": 8, "dropout": 0.0, "answer": "target"},
+    "comirec": {"dim": 32, "interests": 3, "max_length": 10},
 }
 """Options that make each model small enough to be trained in seconds; linear denoisers need width to hold 30 items."""
 
@@ -45,6 +48,15 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "preferdiff": {"noise_in_loss": True},
     "steerrec": {"noise_in_loss": True, "noise_in_scores": True},
     "cadirec": {"noise_in_loss": True, "steps": 120, "learning_rate": 1e-2},
+    "diffrec": {"noise_in_loss": True, "learning_rate": 1e-2, "steps": 300},
+    "ldiffrec": {"noise_in_loss": True, "learning_rate": 1e-2, "steps": 300},
+    "comirec": {
+        "noise_in_loss": True,
+        "learning_rate": 1e-2,
+        "without_gradient": frozenset({"start"}),  # no planted history is empty
+        "planted_at": 5,  # a mean of item vectors: neighbours are found, the order is not
+        "planted_recall": 0.6,
+    },
 }
 """What each model says about itself, see the attributes of `ModelConformance`."""
 

@@ -15,19 +15,20 @@ from guiderec.nn.embedding import Counting
 class SelfAttentiveInterests(nn.Module):
     """K self-attentive readouts of a history (ComiRec-SA, Eq. 7 and 8; ADIGRec's G1).
 
-        A = softmax_L(tanh((E + P) W_1 + b_1) W_2 + b_2)        one softmax over the items for each interest
-        V = A^T E                                               values are the items without their positions
+        A = softmax_L(tanh((E + P) W_1 + b) W_2)        one softmax over the items for each interest
+        V = A^T E                                       values are the items without their positions
 
-    Weights are Glorot-uniform, biases 0, as in the authors' code (THUDM/ComiRec: src/model.py).
+    Weights are Glorot-uniform, b is 0, as in the authors' code (THUDM/ComiRec: src/model.py), which has a bias beside
+    W_2 too: it is the same for all items and drops out of the softmax.
     """
 
     def __init__(self, dim: int, interests: int, hidden: int | None = None) -> None:
         super().__init__()
         self.expand = nn.Linear(dim, 4 * dim if hidden is None else hidden)
-        self.route = nn.Linear(self.expand.out_features, interests)
-        for layer in (self.expand, self.route):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.route = nn.Linear(self.expand.out_features, interests, bias=False)
+        nn.init.xavier_uniform_(self.expand.weight)
+        nn.init.zeros_(self.expand.bias)
+        nn.init.xavier_uniform_(self.route.weight)
 
     def forward(self, items: Tensor, positioned: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Interests (B, K, D) and weights (B, L, K), for `items` (B, L, D), the same with positions, mask (B, L).
@@ -102,8 +103,13 @@ def best_interest(interests: Tensor, target: Tensor) -> Tensor:
 
     The choice itself has no gradient; the first of equal ones is taken.
     """
-    best = torch.einsum("bkd,bd->bk", interests.detach(), target.detach()).argmax(dim=1)
+    best = index_of_best(interests, target)
     return interests[torch.arange(len(best), device=best.device), best]
+
+
+def index_of_best(interests: Tensor, target: Tensor) -> Tensor:
+    """(B,) in {0..K-1}: which of the interests (B, K, D) `best_interest` takes."""
+    return torch.einsum("bkd,bd->bk", interests.detach(), target.detach()).argmax(dim=1)
 
 
 def covariance_penalty(weights: Tensor, mask: Tensor) -> Tensor:
