@@ -12,6 +12,7 @@ Shapes   x, x0_hat (B, D); conditions (B, C); key (B,).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -21,10 +22,10 @@ from torch import Tensor
 from guiderec.config import Part
 from guiderec.diffusion.affine import AffineChain, AffineDenoiser, compose_steps
 from guiderec.diffusion.guidance import Conditional, Conditions, GuidanceConfig
-from guiderec.diffusion.samplers import Step, ddim_steps, ddpm_steps, walk
+from guiderec.diffusion.samplers import Step, StepNoise, ddim_steps, ddpm_steps, walk
 from guiderec.diffusion.schedule import Schedule
 from guiderec.errors import ConfigError
-from guiderec.rng import Noise
+from guiderec.rng import Noise, subkeys
 
 _COMPOSE_ABOVE = 32
 """Steps. Composing costs 8 to 14 products of D x D matrices in float64, more than walking few rows a few steps."""
@@ -50,6 +51,31 @@ class Generation(Part):
     def chain(self, schedule: Schedule) -> list[Step]:
         """The steps on a schedule, noisiest first."""
         return ddpm_steps(schedule) if self.steps is None else ddim_steps(schedule, self.steps)
+
+
+def step_noise(
+    noise: Noise, key: Tensor, dim: int, steps: Sequence[Step], dtype: torch.dtype, *, rows_ahead: int = 8192
+) -> StepNoise:
+    """The noise (B, D) of a chain's steps, named by row and step, drawn for many steps at a time.
+
+    One draw is some 25 small operations, more than a step of a small network. `rows_ahead` bounds the rows, over all
+    steps, that one draw holds; the numbers do not depend on it.
+    """
+    asked = [step.t for step in steps if step.spread > 0]
+    ahead = max(1, rows_ahead // max(1, len(key)))
+    place = {t: i for i, t in enumerate(asked)}
+    drawn: dict[int, Tensor] = {}
+
+    def of(t: int) -> Tensor:
+        block = place[t] // ahead
+        if block not in drawn:
+            drawn.clear()
+            ts = torch.tensor(asked[block * ahead : (block + 1) * ahead], device=key.device)
+            keys = subkeys(key, ts[:, None])  # (steps, B)
+            drawn[block] = noise.normal(keys.flatten(), dim, "step", dtype).view(*keys.shape, dim)
+        return drawn[block][place[t] % ahead]
+
+    return of
 
 
 class Generator:

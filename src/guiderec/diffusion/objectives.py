@@ -31,10 +31,17 @@ class Draw:
     x_t: Tensor
 
 
-def draw(x0: Tensor, schedule: Schedule, noise: Noise, key: Tensor, purpose: str = "draw") -> Draw:
-    """Noise x0 (B, D) at steps t uniform in {0..T-1}; t and eps are named by the row keys (B,)."""
+def draw(
+    x0: Tensor, schedule: Schedule, noise: Noise, key: Tensor, purpose: str = "draw", *, scale: float = 1.0
+) -> Draw:
+    """Noise x0 (B, D) at steps t uniform in {0..T-1}; t and eps are named by the row keys (B,).
+
+    eps is from N(0, scale^2 I).
+    """
     t = noise.integers(key, 1, schedule.T, f"{purpose}/t")[:, 0]
     eps = noise.normal(key, x0.shape[1], f"{purpose}/eps", x0.dtype)
+    if scale != 1:
+        eps = scale * eps
     return Draw(x0, t, eps, q_sample(x0, t, eps, schedule))
 
 
@@ -81,6 +88,19 @@ def guidance_alignment(positive: Tensor, negative: Tensor, margin: float) -> Ten
 def preference(positive: Tensor, negative: Tensor, gamma: float) -> Tensor:
     """-log sigmoid(-gamma (e_pos - e_neg)) (PreferDiff, eq. 12), in the stable form softplus(gamma (e_pos - e_neg))."""
     return F.softplus(gamma * (positive - negative))
+
+
+def softmax_against(
+    predicted: Tensor, target: Tensor, negatives: Tensor, real: Tensor, *, temperature: float = 1.0
+) -> Tensor:
+    """() -log softmax of the target among itself and its row's own negatives, averaged over rows (ADIGRec, Eq. 18, 20).
+
+    Predicted and target (B, D), negatives (B, N, D), real (B, N): False where a negative is none.
+    """
+    wanted = (predicted * target).sum(dim=-1, keepdim=True)  # (B, 1)
+    against = (negatives @ predicted[:, :, None]).squeeze(-1).masked_fill(~real, -torch.inf)
+    logits = torch.cat([wanted, against], dim=1) / temperature
+    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

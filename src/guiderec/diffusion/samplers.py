@@ -79,9 +79,22 @@ def _ddim_step(schedule: Schedule, t: int, s: int, eta: float) -> Step:
     return Step(t, keep=keep, move=a_s - a_t * keep, spread=spread)
 
 
-def walk(denoise: Denoiser, x: Tensor, steps: Iterable[Step], noise: StepNoise | None = None) -> Tensor:
-    """x_T (B, D) -> x_0 (B, D) through any list of steps; `noise` is asked only where a step adds some."""
+def walk(
+    denoise: Denoiser,
+    x: Tensor,
+    steps: Iterable[Step],
+    noise: StepNoise | None = None,
+    *,
+    project: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """x_T (B, D) -> x_0 (B, D) through any list of steps; `noise` is asked only where a step adds some.
+
+    `project` brings the state back to where it belongs (a sphere, say) before every step; what the last step leaves is
+    not projected. States may have more axes, (B, ..., D).
+    """
     for t, keep, move, spread in steps:
+        if project is not None:
+            x = project(x)
         x0 = denoise(x, torch.full((len(x),), t, dtype=torch.int64, device=x.device))
         x = keep * x + move * x0
         if spread > 0:

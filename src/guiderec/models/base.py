@@ -7,18 +7,25 @@ A model is constructed from its `Config` and the number of items, knows one devi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
 from guiderec.data.sequences import Sequences
 from guiderec.diffusion.denoisers import DENOISERS
-from guiderec.diffusion.generation import Generator
-from guiderec.diffusion.objectives import distance
+from guiderec.diffusion.generation import Generator, step_noise
+from guiderec.diffusion.interests import InterestDenoiser
+from guiderec.diffusion.objectives import Draw, distance, draw, softmax_against
+from guiderec.diffusion.samplers import walk
+from guiderec.errors import ConfigError
+from guiderec.nn.embedding import PositionEmbedding, item_embedding
 from guiderec.nn.history import LastStateEncoder
+from guiderec.nn.interests import with_start
+from guiderec.nn.sampling import items_outside
 from guiderec.rng import Noise
 
 
@@ -66,6 +73,9 @@ class Recommender(nn.Module):
 class EmbeddingRecommender(Recommender):
     """Ranks by the best inner product of K user vectors with the item vectors."""
 
+    n_interests: int = 1
+    """K. A model that has more sets this in its constructor; lists then say which one brought each item."""
+
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:
         """(B, K, D), K interests, usually 1."""
         raise NotImplementedError
@@ -77,6 +87,19 @@ class EmbeddingRecommender(Recommender):
     def scores(self, query: Query, noise: Noise) -> Tensor:
         """(B, I + 1) inner product with the best interest."""
         return (self.user_vectors(query, noise) @ self.item_vectors().T).amax(dim=1)
+
+
+@runtime_checkable
+class Routed(Protocol):
+    """A model that can say how the items of a history are routed to its interests."""
+
+    def routing(self, query: Query) -> Tensor:
+        """(B, L, K) weights from 0 on, for histories (B, L) that the model reads whole; 0 at padding.
+
+        What they sum to is the model's: 1 over the items for each interest (self-attention), or 1 over the interests for
+        each item (capsules).
+        """
+        ...
 
 
 class HistoryConditioned(EmbeddingRecommender):
@@ -115,3 +138,130 @@ class HistoryConditioned(EmbeddingRecommender):
     def item_vectors(self) -> Tensor:
         """(I + 1, D)."""
         return self.items.weight
+
+
+class InterestGuidance(NamedTuple):
+    """What a history says to the denoiser."""
+
+    rows: Tensor
+    """G (B, M, W)."""
+    interests: Tensor | None = None
+    """G1 (B, K, D), where there are interests."""
+    routing: Tensor | None = None
+    """(B, L, K), the share that each position has in each interest; sums to 1 over the positions."""
+
+
+class Looked(NamedTuple):
+    """Vectors of a training batch, from one look-up."""
+
+    items: Tensor
+    """(B, L, D) the history; an empty one has the start vector as its newest position."""
+    mask: Tensor
+    """(B, L) True at items and at the start vector."""
+    target: Tensor
+    """(B, D)."""
+    negatives: Tensor
+    """(B, N, D)."""
+    real: Tensor
+    """(B, N) False where a row already has every item, so that nothing could be drawn."""
+
+
+class InterestConditioned(EmbeddingRecommender):
+    """Generates the embedding of the next item under several rows of guidance, by a chain that may lie on a sphere.
+
+    What DimeRec and ADIGRec share. Where guidance comes from, and the losses, stand in their files. `config` has dim,
+    max_length, init_std, negatives, schedule, sphere, noise_scale, form and generation.
+
+    Initialisation: items (I + 1, D), positions (L, D) and the start vector (D,) N(0, init_std^2); the denoiser as in
+    `diffusion/interests.py`.
+    """
+
+    def __init__(self, config: Any, n_items: int, *, rows: int, width: int, insertion: bool) -> None:
+        super().__init__(config, n_items)
+        self.items = item_embedding(n_items, config.dim, config.init_std)
+        self.positions = PositionEmbedding(config.max_length, config.dim, std=config.init_std)
+        self.start = nn.Parameter(config.init_std * torch.randn(config.dim))
+        self.denoiser = InterestDenoiser(config.dim, rows, width, form=config.form, insertion=insertion)
+        self.chains = rows if config.form == "per_interest" else 1
+        self.sphere = config.sphere
+        self.noise_scale = 1.0 if config.noise_scale == 1 else config.dim**-0.5
+        self.schedule = config.schedule()
+        self.steps = [
+            step._replace(spread=step.spread * self.noise_scale) for step in config.generation.chain(self.schedule)
+        ]
+
+    def guide(self, items: Tensor, mask: Tensor) -> InterestGuidance:
+        """The guidance of histories (B, L, D) with mask (B, L), none of them empty."""
+        raise NotImplementedError
+
+    def embed(self, batch: Batch, noise: Noise) -> Looked:
+        """Histories, targets, and negatives that the row does not have, drawn uniformly."""
+        history = batch.history[:, -self.config.max_length :]
+        own = torch.cat([batch.history, batch.target[:, None]], dim=1)
+        drawn = items_outside(
+            own, self.n_items, self.config.negatives, keys=batch.key, noise=noise, purpose="negatives"
+        )
+        vectors = self.vectors(torch.cat([history, batch.target[:, None], drawn], dim=1))
+        length = history.shape[1]
+        items, mask = self.with_start(vectors[:, :length], history)
+        return Looked(items, mask, vectors[:, length], vectors[:, length + 1 :], drawn != PADDING)
+
+    def reconstruct(
+        self, guidance: InterestGuidance, target: Tensor, key: Tensor, noise: Noise, row: Tensor | None = None
+    ) -> tuple[Tensor, Draw]:
+        """x0_hat (B, D) of the noised targets (B, D), and the noising; `row` as in `InterestDenoiser.on`."""
+        drawn = draw(target, self.schedule, noise, key, scale=self.noise_scale)
+        denoise = self.denoiser.on(guidance.rows, row)
+        x0_hat = denoise(self.sphere.state(drawn.x_t)[:, None], drawn.t)[:, 0]
+        return self.sphere.vector(x0_hat), drawn
+
+    def against_negatives(self, predicted: Tensor, look: Looked) -> Tensor:
+        """() -log softmax of the target among itself and the row's negatives, for predictions (B, D)."""
+        return softmax_against(predicted, look.target, look.negatives, look.real, temperature=self.sphere.temperature)
+
+    def user_vectors(self, query: Query, noise: Noise) -> Tensor:
+        """(B, 1, D): x0_hat at the end of the chain; (B, M, D) per interest. The chains of a row share their noise."""
+        network = self.denoiser.on(self.guidance(query).rows).along([step.t for step in self.steps])
+        dim, dtype = self.config.dim, self.items.weight.dtype
+        x_T = self.noise_scale * noise.normal(query.key, dim, "x_T", dtype)[:, None]
+        eps = step_noise(noise, query.key, dim, self.steps, dtype)
+        return walk(
+            lambda x_t, t: self.sphere.vector(network(x_t, t)),
+            x_T.expand(-1, self.chains, -1),
+            self.steps,
+            lambda t: eps(t)[:, None],
+            project=self.sphere.state,
+        )
+
+    def guidance(self, query: Query) -> InterestGuidance:
+        """What the histories of a request say; L is cut to `max_length`."""
+        history = query.history[:, -self.config.max_length :]
+        return self.guide(*self.with_start(self.vectors(history), history))
+
+    def routing(self, query: Query) -> Tensor:
+        """(B, L, K) how the items of a history are routed; 0 at padding and where the model does not read.
+
+        Raises
+        ------
+        ConfigError
+            When the model has no interests.
+        """
+        weights = self.guidance(query).routing
+        if weights is None:
+            raise ConfigError(f"{type(self).__name__} has no interests here, so nothing is routed to them.")
+        unread = query.history.shape[1] - weights.shape[1]
+        return F.pad(weights, (0, 0, unread, 0)) * query.mask[..., None]
+
+    def vectors(self, ids: Tensor) -> Tensor:
+        """Item vectors (..., D) of ids (...), on the sphere if items are."""
+        vectors: Tensor = self.sphere.vector(self.items(ids))
+        return vectors
+
+    def with_start(self, items: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """Histories (B, L, D) and their mask (B, L), with the start vector as the only item of an empty one."""
+        return with_start(items, history != PADDING, self.sphere.vector(self.start))
+
+    def item_vectors(self) -> Tensor:
+        """(I + 1, D)."""
+        vectors: Tensor = self.sphere.vector(self.items.weight)
+        return vectors
