@@ -393,7 +393,7 @@ def test_objectives_under_autocast(part: Any, network: Any):
 
 
 @cache
-def fitted(part: Any, *, steps: int = 250) -> tuple[nn.Module, Tensor]:
+def fitted(part: Any, *, steps: int = 150) -> tuple[nn.Module, Tensor]:
     """An energy fitted to predictions scattered around one target of norm 2, and that target (D,)."""
     torch.manual_seed(0)
     energy, target = part.build(D), torch.zeros(D)

@@ -24,7 +24,7 @@ from guiderec.nn.transformer import PreNormBlock
 from guiderec.rng import Noise, subkeys
 from guiderec.testing.oracles import batch_of
 
-ITEMS, DIM, HEADS, T, L = 12, 8, 2, 6, 7
+ITEMS, DIM, HEADS, T, L = 12, 8, 2, 4, 7
 ROWS = [([1, 2, 3], 4), ([5, 6], 7), ([9, 3, 4, 8, 10, 11, 12, 6, 2], 9), ([8], 2), ([], 4)]
 NOISE = Noise(7)
 

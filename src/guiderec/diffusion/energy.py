@@ -176,7 +176,7 @@ class _Trained(Part):
     """What every way to train an energy has."""
 
     weight: float = Field(0.01, ge=0)
-    """eta, relative to the reconstruction loss."""
+    """eta, relative to the reconstruction loss. Not how to be without an energy: 0 corrects along an untrained one."""
     gamma: float = Field(0.05, gt=0, le=1)
     """gamma (nu in the experiments): the noise of y_s, as a fraction of every beta of the process."""
     network: EnergyNetwork = MLPNetwork()
@@ -232,7 +232,8 @@ class ScoreMatching(_Trained):
     A correction subtracts S. With `signfix` it moves predictions to the noised targets, with `code` away from them.
     `dsm` never looks at predictions: S becomes minus the score of the distribution of noised targets.
 
-    x0_hat is held fixed in the target, but not as the argument of S: there the gradient reaches the denoiser.
+    x0_hat is held fixed in the target, but not as the argument of S: there the gradient reaches the denoiser. S in the
+    target is not held fixed either, nor is x0 in y_s.
     """
 
     name: Literal["score_matching"] = "score_matching"

@@ -36,7 +36,7 @@ SWEEPS: dict[str, Sweep] = {
     "omega": Sweep("model.energy.correction.step_size", (0.0, 0.01, 0.05, 0.1, 0.5, 1.0), after_training=True),
     "w": Sweep("model.guidance.scale", (0.0, 0.1, 0.3, 0.5, 1.0, 2.0), after_training=True),
     "nu": Sweep("model.energy.gamma", (0.01, 0.05, 0.1, 0.2, 0.5), after_training=False),
-    "eta": Sweep("model.energy.weight", (0.0, 0.001, 0.01, 0.1, 1.0), after_training=False),
+    "eta": Sweep("model.energy.weight", (0.001, 0.005, 0.01, 0.05, 0.1, 1.0), after_training=False),
 }
 """Figure 3, a panel each, with a curve for each of `beauty`, `toys` and `movielens_1m`. The paper's best values are
 Omega = 0.01, w = 0.3 (0.1 on ML-1M), nu = 0.05 and eta = 0.01."""
