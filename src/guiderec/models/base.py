@@ -7,7 +7,7 @@ A model is constructed from its `Config` and the number of items, knows one devi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -96,8 +96,8 @@ class Routed(Protocol):
     def routing(self, query: Query) -> Tensor:
         """(B, L, K) weights from 0 on, for histories (B, L) that the model reads whole; 0 at padding.
 
-        What they sum to is the model's: 1 over the items for each interest (self-attention), or 1 over the interests for
-        each item (capsules).
+        What they sum to is the model's: 1 over the items for each interest (self-attention), or 1 over the interests
+        for each item (capsules).
         """
         ...
 
