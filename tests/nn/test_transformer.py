@@ -93,3 +93,22 @@ def test_items_outside_of_a_row_does_not_depend_on_the_batch():
     together = items_outside(own, 9, 20, keys=keys, noise=Noise(0), purpose="test")
     alone = items_outside(own[1:2], 9, 20, keys=keys[1:2], noise=Noise(0), purpose="test")
     assert (alone[0] == together[1]).all()
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_newest_position_alone_is_that_of_the_whole_encoder(layers: int, norm: str):
+    torch.manual_seed(0)
+    encoder = TransformerEncoder(8, layers=layers, heads=2, hidden=16, dropout=0.3, norm=norm, std=0.5).double().eval()
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(encoder.last(x, causal_mask(MASK)), encoder(x, causal_mask(MASK))[:, -1])
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_hidden_units_have_their_own_dropout(norm: str):
+    def rates(**options: float) -> list[float]:
+        built = TransformerEncoder(8, layers=2, heads=2, hidden=16, dropout=0.5, norm=norm, **options)
+        return [p for block in built.blocks for p in (block.feedforward.dropout.p, block.dropout.p)]
+
+    assert rates() == [0.5, 0.5] * 2
+    assert rates(hidden_dropout=0.0) == [0.0, 0.5] * 2
