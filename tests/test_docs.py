@@ -15,7 +15,7 @@ from guiderec.recipes import registry
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md"), ROOT / "results/README.md"])
 RUN_ALONE = ["diffusion.md"]
-COVERED = {"tutorial.md", "extending.md", "README.md", *RUN_ALONE}
+COVERED = {"tutorial.md", "extending.md", "protocols.md", "README.md", *RUN_ALONE}
 
 
 def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -25,6 +25,14 @@ def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "1 of 2 rows (first: line 3, user 'u1'" in out  # what the page promises about the error
     assert "warning future-in-train" in out  # and about leave-one-out
     assert "steerrec steers: True" in out
+
+
+def test_protocols_print_what_the_page_shows(capsys: pytest.CaptureFixture[str]):
+    """The same model under leave-one-out and global time: the numbers and the findings are those of the page."""
+    page = ROOT / "docs/protocols.md"
+    run_python(page)
+    (shown,) = blocks(page, "text")
+    assert capsys.readouterr().out == shown.text
 
 
 @pytest.mark.parametrize("name", RUN_ALONE)
