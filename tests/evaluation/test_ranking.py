@@ -17,7 +17,7 @@ from torch import Tensor
 from guiderec.data.batch import Query
 from guiderec.errors import ConfigError, DataError, ScoreError
 from guiderec.evaluation import ranking
-from guiderec.evaluation.ranking import ranks_and_top_k, ranks_both_ways, target_ranks, top_k
+from guiderec.evaluation.ranking import ranks_and_top_k, ranks_both_ways, target_ranks, top_k, top_k_by_interest
 from guiderec.models.base import EmbeddingRecommender
 from guiderec.rng import Noise
 
@@ -89,6 +89,46 @@ def check(model, scores: np.ndarray, p: dict) -> None:
 def test_vectors_agree_with_the_slow_loop(p: dict) -> None:
     scores = np.einsum("bkd,id->bki", p["users"].numpy(), p["items"].numpy()).max(axis=1)
     check(Vectors(p["users"], p["items"]), scores, p)
+
+
+@given(problems())
+@settings(max_examples=150, deadline=None)
+def test_each_item_is_brought_by_the_first_of_its_best_interests(p: dict) -> None:
+    """Beside the very lists of `top_k`; a place without an item has interest -1."""
+    model, asked = Vectors(p["users"], p["items"]), query(len(p["users"]))
+    excluded = None if p["exclude"] is None else torch.tensor(p["exclude"])
+    found = top_k_by_interest(model, asked, p["k"], NOISE, exclude=excluded, block_items=p["block_items"])
+    values, items = top_k(model, asked, p["k"], NOISE, exclude=excluded, block_items=p["block_items"])
+    assert found.scores.equal(values)
+    assert found.items.equal(items)
+    products = np.einsum("bkd,id->bki", p["users"].numpy(), p["items"].numpy())
+    for b, row in enumerate(items.tolist()):
+        best = [products[b, :, j].tolist() for j in row]
+        expected = [scores.index(max(scores)) if j else -1 for j, scores in zip(row, best, strict=True)]
+        assert found.interests[b].tolist() == expected
+
+
+def test_a_model_without_interests_has_one() -> None:
+    found = top_k_by_interest(Table(torch.tensor([[0.0, 1.0, -torch.inf, 2.0]])), query(1), 3, NOISE)
+    assert found.items.tolist() == [[3, 1, 0]]
+    assert found.interests.tolist() == [[0, 0, -1]]
+
+
+def test_interests_need_no_more_than_blocks() -> None:
+    """No tensor with a column for every item and interest: the widest product is one block of all interests."""
+    model = Vectors(torch.randn(3, 4, 8), torch.randn(5_001, 8))
+    widest = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            widest.extend(t.numel() for t in (out if isinstance(out, tuple) else [out]) if isinstance(t, Tensor))
+            return out
+
+    asked = query(3)
+    with Watch():
+        top_k_by_interest(model, asked, 5, NOISE, block_items=100)
+    assert max(size for size in widest if size != model.items.numel()) <= 3 * 4 * 100
 
 
 @given(problems())

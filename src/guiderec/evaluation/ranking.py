@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,17 @@ Seen = Literal["keep", "mask"]
 
 BLOCK_SCORES = 2**23
 """Numbers in one block of scores (32 MiB in float32), where the caller does not set `block_items`."""
+
+
+class Listed(NamedTuple):
+    """Lists with the interest that brought each item."""
+
+    scores: Tensor
+    """(B, k) as in `top_k`."""
+    items: Tensor
+    """(B, k) as in `top_k`."""
+    interests: Tensor
+    """(B, k) int64 in 0..K - 1, the first of the interests that give the item its score; -1 where a row has no item."""
 
 
 def top_k(
@@ -67,6 +78,24 @@ def top_k(
         for first, block in ScoreBlocks(model, query, noise, block_items=block_items):
             listing.add(first, block)
         return listing.scores, listing.items
+
+
+def top_k_by_interest(
+    model: Recommender,
+    query: Query,
+    k: int,
+    noise: Noise,
+    *,
+    exclude: Tensor | None = None,
+    block_items: int | None = None,
+) -> Listed:
+    """`top_k`, and which of the K interests of a row brought each item; always 0 for models without interests."""
+    with inference(model):
+        listing = RunningTopK(k, query.candidates, exclude)
+        blocks = ScoreBlocks(model, query, noise, block_items=block_items)
+        for first, block, interests in blocks.with_interests():
+            listing.add(first, block, interests)
+        return Listed(listing.scores, listing.items, listing.interests)
 
 
 def target_ranks(
@@ -178,6 +207,17 @@ class ScoreBlocks:
             stop = min(first + self.block_items, self.n_items + 1)
             yield first, self._block(first, stop)
 
+    def with_interests(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """`(first, scores (B, n), interests (B, n))`: also which interest gave each score, the first of equal ones."""
+        for first in range(1, self.n_items + 1, self.block_items):
+            stop = min(first + self.block_items, self.n_items + 1)
+            if self.users is None or self.users.shape[1] == 1:
+                block = self._block(first, stop)
+                yield first, block, torch.zeros_like(block, dtype=torch.int64)
+            else:
+                block, interests = self._products(self.users, first, stop).max(dim=1)
+                yield first, self._checked(block, first), interests
+
     def _block(self, first: int, stop: int) -> Tensor:
         if self._only is not None:
             return self._only
@@ -189,9 +229,13 @@ class ScoreBlocks:
     def _compute(self, first: int, stop: int) -> Tensor:
         if self.users is None:
             return self.items[:, first:stop]
-        n_rows, n_interests, width = self.users.shape
-        products = self.users.reshape(-1, width) @ self.items[first:stop].to(self.users.dtype).T  # (B K, n)
-        return products if n_interests == 1 else products.view(n_rows, n_interests, -1).amax(dim=1)
+        products = self._products(self.users, first, stop)
+        return products[:, 0] if products.shape[1] == 1 else products.amax(dim=1)
+
+    def _products(self, users: Tensor, first: int, stop: int) -> Tensor:
+        """(B, K, n) inner products of all interests (B, K, D) with the items of a block."""
+        products = users.reshape(-1, users.shape[2]) @ self.items[first:stop].to(users.dtype).T  # (B K, n)
+        return products.view(users.shape[0], users.shape[1], -1)
 
     def _checked(self, block: Tensor, first: int) -> Tensor:
         if not block.numel() or float(block.amax()) < torch.inf:  # the maximum with a nan is nan, which is not below
@@ -218,12 +262,17 @@ class RunningTopK:
         self.exclude = exclude
         self.scores = torch.empty(0)
         self.items = torch.empty(0)
+        self.interests = torch.empty(0)
 
-    def add(self, first: int, block: Tensor) -> None:
-        """Take the scores (B, n) of the items first..first + n - 1, all larger than those seen before."""
+    def add(self, first: int, block: Tensor, interests: Tensor | None = None) -> None:
+        """Take the scores (B, n) of the items first..first + n - 1, all larger than those seen before.
+
+        With `interests` (B, n), those of the listed items are kept; all blocks have them, or none.
+        """
         if first == 1:
             self.scores = block.new_full((block.shape[0], self.k), -torch.inf)
             self.items = torch.full_like(self.scores, PADDING, dtype=torch.int64)
+            self.interests = torch.full_like(self.items, -1)
         block = _forbid(block, -torch.inf, first, self.candidates, self.exclude)
         new_scores, new_items = _contenders(block, self.scores[:, -1:], self.k, first)
         if new_items.shape[1] == 0:
@@ -231,8 +280,11 @@ class RunningTopK:
         # Ids ascend along each row, within a block and from block to block, and the sort is stable: equal scores stay
         # ordered by id whatever the size of the blocks. Padding has -inf, which nothing else in the row equals.
         scores, order = torch.cat([self.scores, new_scores], dim=1).sort(dim=1, descending=True, stable=True)
-        self.scores = scores[:, : self.k]
-        self.items = torch.cat([self.items, new_items], dim=1).gather(1, order[:, : self.k])
+        self.scores, best = scores[:, : self.k], order[:, : self.k]
+        self.items = torch.cat([self.items, new_items], dim=1).gather(1, best)
+        if interests is not None:
+            brought = interests.gather(1, (new_items - first).clamp(min=0)).masked_fill(new_items == PADDING, -1)
+            self.interests = torch.cat([self.interests, brought], dim=1).gather(1, best)
 
 
 def _ranks(

@@ -116,6 +116,7 @@ class ComiRec(EmbeddingRecommender):
 
     def __init__(self, config: ComiRecConfig, n_items: int) -> None:
         super().__init__(config, n_items)
+        self.n_interests = config.interests
         self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=PADDING)
         nn.init.xavier_uniform_(self.items.weight)
         with torch.no_grad():

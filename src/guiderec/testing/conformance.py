@@ -27,7 +27,7 @@ from torch import Tensor
 
 from guiderec.data.batch import Batch, Query
 from guiderec.evaluation.ranking import top_k
-from guiderec.models.base import Recommender
+from guiderec.models.base import EmbeddingRecommender, Recommender, Routed
 from guiderec.rng import Noise, seed_everything
 from guiderec.testing.oracles import (
     Row,
@@ -134,6 +134,22 @@ class ModelConformance:
             items[:, : self.n_items].sort(dim=1).values, torch.arange(1, self.n_items + 1).expand(len(query), -1)
         )
         assert (scores[:, self.n_items :] == -torch.inf).all()
+
+    def test_says_how_many_interests_it_has(self) -> None:
+        """`n_interests` user vectors for each row, where it ranks by vectors; one column of routing for each interest.
+
+        Routing is at least 0, and 0 at padding.
+        """
+        model, query = self._briefly_trained(), self._query()
+        with torch.no_grad():
+            if isinstance(model, EmbeddingRecommender) and type(model).scores is EmbeddingRecommender.scores:
+                assert model.user_vectors(query, Noise(0)).shape[:2] == (len(query), model.n_interests)
+            if isinstance(model, Routed):
+                weights = model.routing(query)
+                assert weights.shape[:2] == query.history.shape
+                assert (weights >= 0).all()
+                assert not weights[~query.mask].any()
+                assert (weights.sum(dim=(1, 2))[query.length > 0] > 0).all()
 
     # ------------------------------------------------------------------------------------------------ seeds and weights
 
