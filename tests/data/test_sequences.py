@@ -66,6 +66,21 @@ def test_keys_name_rows_whatever_their_order():
     np.testing.assert_array_equal(reordered.keys(), rows.keys()[order])
 
 
+def test_sessions_of_one_user_have_keys_of_their_own_and_other_keys_stay():
+    """Equal positions in two sessions of one user once shared their noise.
+
+    The first keeps (user << 20) ^ position, on which the noise of recorded evaluations depends.
+    """
+    users = np.array([7, 3, 7, 7, 3])
+    rows = Rows.every_prefix(Sequences.from_lists([[1, 2, 3]] * 5, users=users), 0)
+    keys = rows.keys()
+    assert len(set(keys.tolist())) == 15
+    first = np.isin(rows.sequence, [0, 1])
+    np.testing.assert_array_equal(keys[first], (rows.users()[first] << 20) ^ rows.position[first])
+    order = np.random.default_rng(0).permutation(len(rows))
+    np.testing.assert_array_equal(rows.take(order).keys(), keys[order])
+
+
 def test_no_sequences():
     empty = Sequences.from_lists([])
     assert len(empty) == 0

@@ -182,6 +182,9 @@ def test_summary(model: MeanOfHistory, rows: Rows) -> None:
     recall = result.rows["rank"].to_numpy() <= 5
     assert summary["groups"]["history>0"]["metrics"]["recall@5"] == pytest.approx(recall[filled].mean())
     assert summary["groups"]["warm target"]["metrics"]["recall@5"] == pytest.approx(recall[warm].mean())
+    both = summary["groups"]["history>0, warm target"]
+    assert 0 < both["n_rows"] == (warm & filled).sum() < min(warm.sum(), filled.sum())
+    assert both["metrics"]["recall@5"] == pytest.approx(recall[warm & filled].mean())
     json.dumps(summary, allow_nan=False)
 
 

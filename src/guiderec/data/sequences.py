@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from guiderec.data.batch import PADDING
+from guiderec.rng import subkeys
 
 Ids = NDArray[np.int64]
 
@@ -107,8 +109,16 @@ class Rows:
         return self.sequences.users[self.sequence]
 
     def keys(self) -> Ids:
-        """(R,) int64 names of the rows for keyed noise: from user and position, so they survive any reordering."""
-        return (self.users() << 20) ^ self.position
+        """(R,) int64 names of the rows for keyed noise: from user and position, so they survive any reordering.
+
+        Of a user with several sequences, those after the first are told apart by their order among themselves.
+        """
+        keys = (self.users() << 20) ^ self.position
+        earlier = _earlier_of_user(self.sequences.users)[self.sequence]
+        if earlier.any():
+            mixed = subkeys(torch.from_numpy(keys), torch.from_numpy(earlier)).numpy()
+            keys = np.where(earlier > 0, mixed, keys)
+        return keys
 
     def windows(self, index: Ids, length: int) -> tuple[Ids, Ids]:
         """Histories (B, L), padded on the left with 0, and targets (B,) of the rows `index`."""
@@ -118,3 +128,17 @@ class Rows:
         inside = places >= start[:, None]
         history = np.where(inside, self.sequences.items[np.where(inside, places, 0)], PADDING)
         return history, self.sequences.items[end]
+
+
+def _earlier_of_user(users: Ids) -> Ids:
+    """(S,) how many sequences before each one have its user: 0 for the first.
+
+    users  7 3 7 7 3        result  0 0 1 2 1
+    """
+    order = np.argsort(users, kind="stable")
+    begins = np.ones(len(users), dtype=bool)
+    begins[1:] = np.diff(users[order]) != 0
+    place = np.arange(len(users), dtype=np.int64)
+    earlier = np.empty_like(place)
+    earlier[order] = place - np.maximum.accumulate(np.where(begins, place, 0))
+    return earlier

@@ -81,9 +81,9 @@ class Evaluation:
         """Plain data for `evaluation/{part}.json`: means with 95% percentile bootstrap intervals, and groups of rows.
 
         Rows are resampled; where a user has several rows, users are resampled with all their rows (`interval.unit`).
-        `groups` has the metrics of the rows with a history, and of those whose target occurs in training, each only
-        where it leaves rows out. `otherwise` has `seen`, `metrics` and `groups` under the other treatment of seen
-        items.
+        `groups` has the metrics of the rows with a history, of those whose target occurs in training, and of those with
+        both, each only where it leaves rows out. `otherwise` has `seen`, `metrics` and `groups` under the other
+        treatment of seen items.
         """
         other = self.otherwise()
         return {
@@ -127,10 +127,18 @@ class Evaluation:
             kept["warm target"] = pl.col("target_count") > 0
         groups = {}
         for group, condition in kept.items():
-            rows = self.rows.filter(condition)
-            if 0 < len(rows) < len(self.rows):
-                groups[group] = {"n_rows": len(rows), "metrics": rows.select(pl.col(names).mean()).row(0, named=True)}
+            if measured := self._group(condition, names):
+                groups[group] = measured
+        if len(groups) == 2 and (both := self._group(pl.all_horizontal(*kept.values()), names)):
+            groups["history>0, warm target"] = both
         return groups
+
+    def _group(self, condition: pl.Expr, names: list[str]) -> dict[str, Any] | None:
+        """The means over some of the rows; None where these are all or none."""
+        rows = self.rows.filter(condition)
+        if not 0 < len(rows) < len(self.rows):
+            return None
+        return {"n_rows": len(rows), "metrics": rows.select(pl.col(names).mean()).row(0, named=True)}
 
     def write(self, run: Path, part: str) -> None:
         """Write `evaluation/{part}.parquet` and `evaluation/{part}.json` under the directory of a run."""
