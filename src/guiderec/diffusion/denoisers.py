@@ -6,12 +6,13 @@ Shapes   x_t, x0_hat (B, D); t (B,) int64 in {0..T-1}; c (B, C).
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from guiderec.nn.time import TimeEmbedding
+from guiderec.nn.time import TimeEmbedding, sinusoid
 
 
 class LinearDenoiser(nn.Module):
@@ -71,6 +72,43 @@ class MLPDenoiser(nn.Module):
         """The predictions for the same x_t and t under several conditions (B, C)."""
         n = len(conditions)
         return list(self(x_t.repeat(n, 1), t.repeat(n), torch.cat(conditions)).chunk(n))
+
+
+class AutoencoderDenoiser(nn.Module):
+    """D(x_t, t) without a condition (DiffRec): dropout on x_t, then layers with tanh between, on [x_t ; W time(t)].
+
+    The first layer is kept as two blocks, so that [x_t ; time] is never built: x_t may be as wide as a catalogue.
+
+    Initialisation: weights of each whole layer N(0, 2 / (in + out)), biases N(0, 0.001^2).
+    """
+
+    def __init__(self, dim: int, hidden: tuple[int, ...], *, time_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.time_dim = time_dim
+        self.dropout = nn.Dropout(dropout)
+        self.time = nn.Linear(time_dim, time_dim)
+        self.from_state = nn.Linear(dim, hidden[0], bias=False)
+        self.from_time = nn.Linear(time_dim, hidden[0])
+        self.layers = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise([*hidden, dim]))
+        for layer in (self.time, *self.layers):
+            _xavier_normal(layer.weight, layer.in_features, layer.out_features)
+        for part in (self.from_state, self.from_time):
+            _xavier_normal(part.weight, dim + time_dim, hidden[0])
+        for layer in (self.time, self.from_time, *self.layers):
+            nn.init.normal_(layer.bias, 0.0, 0.001)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """x_t (B, D), t (B,) -> x0_hat (B, D)."""
+        dtype = self.time.weight.dtype
+        wave = sinusoid(t, self.time_dim, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
+        state = self.from_state(self.dropout(x_t)) + self.from_time(self.time(wave))
+        for layer in self.layers:
+            state = layer(torch.tanh(state))
+        return state
+
+
+def _xavier_normal(weight: Tensor, fan_in: int, fan_out: int) -> None:
+    nn.init.normal_(weight, 0.0, math.sqrt(2 / (fan_in + fan_out)))
 
 
 DenoiserName = Literal["linear", "mlp"]

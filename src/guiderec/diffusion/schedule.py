@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, overload
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from guiderec.config import Part
@@ -199,8 +199,45 @@ class Align(Part):
         return Schedule(torch.where(rising, 0.1 + 0.8 * t / self.steps, 0.09))
 
 
+class LinearVariance(Part):
+    """1 - alpha_bar_t evenly spaced from scale * low to scale * high, but for the first beta (DiffRec).
+
+    The defaults leave nearly everything of the clean vector at every step: DiffRec restores profiles, and does not
+    generate from noise. As in its public code, the first beta is replaced after the others were derived, which lowers
+    all alpha_bar by one factor.
+    """
+
+    name: Literal["linear_var"] = "linear_var"
+    steps: int = Field(5, ge=1)
+    """T, the number of steps of the forward process."""
+    scale: float = Field(1e-4, gt=0)
+    """Factor of both ends."""
+    low: float = Field(5e-4, gt=0)
+    """Noise variance at the first step, before `scale`."""
+    high: float = Field(5e-3, gt=0)
+    """Noise variance at the last step, before `scale`; above `low`."""
+    first: float | None = Field(1e-5, gt=0, le=1)
+    """The first beta. None: scale * low, as the line says."""
+
+    @model_validator(mode="after")
+    def _rises_below_one(self) -> LinearVariance:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low} must be below high = {self.high}: the noise grows from step to step")
+        if self.scale * self.high >= 1:
+            raise ValueError(f"scale * high = {self.scale * self.high:g} must be below 1, the variance of pure noise")
+        return self
+
+    def __call__(self) -> Schedule:
+        """The table of T = `steps` steps."""
+        variance = torch.linspace(self.scale * self.low, self.scale * self.high, self.steps, dtype=torch.float64)
+        # 1 - (1 - v_t) / (1 - v_{t-1}) without the cancellation: the variances are far below 1
+        later = (variance[1:] - variance[:-1]) / (1 - variance[:-1])
+        first = variance[:1] if self.first is None else variance.new_tensor([self.first])
+        return Schedule(torch.cat([first, later]))
+
+
 ScheduleConfig = Annotated[
-    Linear | Exponential | Cosine | SquareRoot | TruncatedLinear | Align, Field(discriminator="name")
+    Linear | Exponential | Cosine | SquareRoot | TruncatedLinear | Align | LinearVariance, Field(discriminator="name")
 ]
 
 
