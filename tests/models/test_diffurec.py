@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from guiderec.errors import ConfigError
 from guiderec.models.diffurec import DiffuRec, DiffuRecConfig
+from guiderec.nn.buckets import by_length
 from guiderec.nn.time import sinusoid
 from guiderec.rng import Noise, subkeys
 from guiderec.testing.oracles import batch_of
@@ -162,3 +163,13 @@ def test_the_published_mixing_leaves_almost_nothing_of_the_noise():
 def test_options_that_do_not_fit(options: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         DiffuRecConfig.from_plain(options)
+
+
+@torch.no_grad()
+def test_rows_in_several_buckets_are_rows_alone():
+    rows = [([1 + (row * place) % ITEMS for place in range(row)], 1) for row in range(24)]
+    model, query = make(max_length=20), batch_of(rows, width=23)
+    assert len(by_length(query.mask[:, -20:])) == 3
+    together = model.user_vectors(query, NOISE)
+    alone = torch.cat([model.user_vectors(query.rows(slice(row, row + 1)), NOISE) for row in range(24)])
+    torch.testing.assert_close(alone, together)

@@ -15,7 +15,7 @@ def mask_of(lengths: list[int], width: int) -> torch.Tensor:
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 8))
 def test_every_row_is_in_one_bucket_that_fits(lengths: list[int], shortest: int):
-    buckets = by_length(mask_of(lengths, 50), shortest=shortest)
+    buckets = by_length(mask_of(lengths, 50), shortest=shortest, fewest=1)
     assert sorted(row for bucket in buckets for row in bucket.rows.tolist()) == list(range(len(lengths)))
     for bucket in buckets:
         own = [lengths[row] for row in bucket.rows.tolist()]
@@ -24,7 +24,19 @@ def test_every_row_is_in_one_bucket_that_fits(lengths: list[int], shortest: int)
         assert bucket.rows.tolist() == sorted(bucket.rows.tolist())
 
 
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 12))
+def test_small_buckets_join_wider_ones(lengths: list[int], fewest: int):
+    alone, joined = (by_length(mask_of(lengths, 50), fewest=n) for n in (1, fewest))
+    assert sorted(row for bucket in joined for row in bucket.rows.tolist()) == list(range(len(lengths)))
+    assert all(len(bucket.rows) >= fewest for bucket in joined[:-1])
+    for bucket in alone:  # nobody is split, and nobody's items are cut off
+        (home,) = [other for other in joined if set(bucket.rows.tolist()) <= set(other.rows.tolist())]
+        assert home.length >= bucket.length
+
+
 def test_results_come_back_in_the_order_of_the_rows():
     lengths = [9, 1, 30, 0, 2, 17, 30, 5]
-    got = in_buckets(by_length(mask_of(lengths, 30)), lambda bucket: 10 * bucket.rows[:, None] + torch.arange(2))
+    got = in_buckets(
+        by_length(mask_of(lengths, 30), fewest=2), lambda bucket: 10 * bucket.rows[:, None] + torch.arange(2)
+    )
     assert got.tolist() == [[10 * row, 10 * row + 1] for row in range(len(lengths))]

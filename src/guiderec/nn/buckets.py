@@ -23,23 +23,34 @@ class Bucket(NamedTuple):
     """Longest history among them, at least 1: of a history (B, L), `history[rows, -length:]` holds all their items."""
 
 
-def by_length(mask: Tensor, *, shortest: int = 4) -> list[Bucket]:
+def by_length(mask: Tensor, *, shortest: int = 4, fewest: int = 8) -> list[Bucket]:
     """All rows of a mask (B, L), True at items, in buckets of lengths 0..s, s+1..2s, 2s+1..4s, ... for s = `shortest`.
 
-    Buckets without rows are left out. Histories are padded on the left.
+    A bucket of fewer than `fewest` rows joins the next wider one that has rows: what a pass of the network costs
+    besides its arithmetic is more than a few rows of padding. Histories are padded on the left.
 
     >>> import torch
     >>> mask = torch.arange(9) >= 9 - torch.tensor([2, 9, 0, 3])[:, None]
-    >>> [(bucket.rows.tolist(), bucket.length) for bucket in by_length(mask)]
+    >>> [(bucket.rows.tolist(), bucket.length) for bucket in by_length(mask, fewest=1)]
     [([0, 2, 3], 3), ([1], 9)]
+    >>> [(bucket.rows.tolist(), bucket.length) for bucket in by_length(mask, fewest=4)]
+    [([0, 1, 2, 3], 9)]
     """
     lengths = mask.sum(dim=1).tolist()
     members: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
         members.setdefault(max(0, (length - 1) // shortest).bit_length(), []).append(row)
+    groups: list[list[int]] = []
+    waiting: list[int] = []
+    for _, rows in sorted(members.items()):
+        waiting = sorted(waiting + rows)
+        if len(waiting) >= fewest:
+            groups.append(waiting)
+            waiting = []
+    if waiting:
+        groups.append(waiting)
     return [
-        Bucket(mask.new_tensor(rows, dtype=torch.int64), max(1, max(lengths[row] for row in rows)))
-        for _, rows in sorted(members.items())
+        Bucket(mask.new_tensor(rows, dtype=torch.int64), max(1, *(lengths[row] for row in rows))) for rows in groups
     ]
 
 
