@@ -22,6 +22,8 @@ Departs    1. Views come from a reverse chain: noise at the gaps, 5 steps of DDI
            6. LayerNorm's epsilon is torch's, and the frequencies of the time embedding are those of the package.
 Noted      With ratio 0.1 and the public code's draws, 62% of the training histories of Amazon Beauty (63% of Toys) have
            no gap: their two views are copies, told apart by dropout alone. `masking.at_least = 1` gives each a gap.
+           Negatives are never items of the history, so that L_rec with one negative ranks these high: the authors
+           leave them out of the ranking (seen = "mask"). Cross-entropy does not need that.
 """
 
 from __future__ import annotations
