@@ -52,7 +52,8 @@ def evaluate(
         from guiderec.report import runs, tables
 
         evaluated, name = [runs.read(run)], f"{part}-{label}" if label else part
-        for table in (*tables.results(evaluated, name), *tables.otherwise(evaluated, name)):
-            console.print(table.rich())
+        for kind in (tables.results, tables.otherwise, tables.groups):
+            for table in kind(evaluated, name):
+                console.print(table.rich())
 
     answer({"run": run, **record}, as_json, show)

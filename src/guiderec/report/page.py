@@ -55,7 +55,7 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
         When matplotlib or Jinja2 is missing; the message names the extra.
     """
     records = [read(path) for path in runs]
-    kinds = (tables.results, tables.otherwise, tables.over_seeds, tables.beyond)
+    kinds = (tables.results, tables.otherwise, tables.groups, tables.over_seeds, tables.beyond)
     tabulated = [table for kind in kinds for table in kind(records, part)]
     template = _template()
     from guiderec.report import figures  # matplotlib is an extra: without it this line raises ConfigError

@@ -89,6 +89,19 @@ def otherwise(runs: Sequence[Run], part: str = "test") -> list[Table]:
     return tables
 
 
+def groups(runs: Sequence[Run], part: str = "test") -> list[Table]:
+    """The means over all rows, over those with a history, those whose target training shows, and those with both.
+
+    One table for each set of comparable runs; none where every row has both.
+    """
+    tables = []
+    for group, names in comparable(runs, part):
+        records = [run.evaluations[part].record for run in group]
+        if any(record.get("groups") for record in records):
+            tables.append(_groups_table(group[0], records, names, part))
+    return tables
+
+
 def over_seeds(runs: Sequence[Run], part: str = "test") -> list[Table]:
     """Mean and standard deviation (n - 1) over runs that differ in the seed alone; no table without a repeated run.
 
@@ -214,6 +227,34 @@ def _table_of(run: Run, records: Sequence[Mapping[str, Any]], names: Sequence[st
     bold = "Bold: highest mean of the column." if best else ""
     note = " ".join(text for text in (_interval_note(first), _seen_note(first), bold) if text)
     return Table(caption, ("Run", *map(title, metrics)), tuple(rows), note)
+
+
+_GROUPS = {"history>0": "with a history", "warm target": "target in training", "history>0, warm target": "with both"}
+
+
+def _groups_table(run: Run, records: Sequence[Mapping[str, Any]], names: Sequence[str], part: str) -> Table:
+    metrics = _union(record["metrics"] for record in records)
+    rows = []
+    for name, record in zip(names, records, strict=True):
+        means = {metric: value["mean"] for metric, value in record["metrics"].items()}
+        kept = {"all": {"n_rows": record["n_rows"], "metrics": means}, **(record.get("groups") or {})}
+        for label, found in kept.items():
+            share = f"{found['n_rows'] / record['n_rows']:.1%}"
+            values = (_number(found["metrics"].get(metric)) for metric in metrics)
+            rows.append((Cell(name), Cell(_GROUPS.get(label, label)), Cell(f"{found['n_rows']:,}", share), *values))
+    caption = f"By kind of row, {part} part of {_data_name(run)}{_seen_words(records[0])}"
+    return Table(caption, ("Run", "Rows", "Number", *map(title, metrics)), tuple(rows), _ceiling_note(records[0]))
+
+
+def _ceiling_note(record: Mapping[str, Any]) -> str:
+    """What bounds every model that knows items by their ids alone."""
+    warm = (record.get("groups") or {}).get("warm target")
+    if warm is None:
+        return ""
+    return (
+        f"Training shows the targets of {warm['n_rows'] / record['n_rows']:.1%} of the rows. A model of item ids alone "
+        "finds the others by luck only: its recall cannot be much above this share."
+    )
 
 
 def _distribution_table(runs: list[Run], names: list[str], part: str) -> Table:
