@@ -17,9 +17,10 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 
 from guiderec import CheckpointError, ConfigError, DataError, GuideRecError, Model, Vocabulary
+from guiderec.data.batch import Query
 from guiderec.models.base import Recommender
 from guiderec.recipes.registry import build, model_config
-from guiderec.rng import seed_everything
+from guiderec.rng import Noise, seed_everything
 from guiderec.testing.oracles import planted_rows, sequences_of
 
 ITEMS = 30
@@ -33,6 +34,7 @@ def recommender(name: str = "steerrec", **options: Any) -> Recommender:
     small: dict[str, dict[str, Any]] = {
         "steerrec": {"dim": 16, "max_length": 5, "schedule": {"name": "linear", "steps": 40}, "dropout": 0.0},
         "sasrec": {"dim": 16, "max_length": 5},
+        "comirec": {"dim": 16, "max_length": 5, "interests": 3},
     }
     seed_everything(0)
     found = build(model_config({"name": name, **small.get(name, {}), **options}), ITEMS)
@@ -437,3 +439,101 @@ def test_the_directory_holds_no_pickle(stored: Path):
     size = int.from_bytes(header[:8], "little")
     names = set(json.loads(header[8 : 8 + size])) - {"__metadata__"}
     assert names == set(recommender().state_dict())
+
+
+# -------------------------------------------------------------------------------------------- interests and diversity
+
+
+def shelved(categories: list[Any]) -> Vocabulary:
+    return Vocabulary(RAW, pl.DataFrame({"item": RAW, "category": categories}))
+
+
+SHELVES = [f"shelf {j % 4}" for j in range(ITEMS)]
+
+
+def test_each_item_says_which_interest_brought_it():
+    """The one of K whose inner product with the item is the score; models of one interest have no such column."""
+    several = make("comirec")
+    frame = several.recommend(HISTORIES, k=6)
+    assert frame.columns == [*COLUMNS, "interest"]
+    assert several.n_interests == 3
+    assert frame["interest"].n_unique() > 1
+    vectors, table = several.recommender, several.recommender.item_vectors()
+    for row, history in enumerate(HISTORIES):
+        ids = several.vocabulary.encode(history)[-5:]
+        query = Query(torch.tensor([[0] * (5 - len(ids)) + ids]), torch.tensor([0]))
+        with torch.inference_mode():
+            products = vectors.user_vectors(query, Noise(0))[0] @ table.T
+        for item in frame.filter(pl.col("query") == row).to_dicts():
+            (j,) = several.vocabulary.encode([item["item_id"]])
+            assert item["score"] == pytest.approx(float(products[item["interest"], j]), abs=1e-6)
+            assert item["score"] == pytest.approx(float(products[:, j].max()), abs=1e-6)
+    assert make().n_interests == 1
+    assert make().recommend(HISTORIES, k=6).columns == COLUMNS
+    assert several.recommend([]).columns == [*COLUMNS, "interest"]
+
+
+@pytest.mark.parametrize("name", ["comirec", "sasrec", "popularity"])
+def test_a_diverse_list_is_the_greedy_choice_from_the_best(name: str):
+    """From the plain list of the pool, in pure Python: score, then lambda for each chosen item of another shelf."""
+    model = make(name, vocabulary=shelved(SHELVES))
+    pool = model.recommend(HISTORIES, k=12, dislikes=[["B004"]] * 4)
+    weight = float(pool["score"].max() - pool["score"].min()) / 4
+    found = model.recommend(HISTORIES, k=5, dislikes=[["B004"]] * 4, diversity=weight, diversity_pool=12)
+    for row in range(len(HISTORIES)):
+        left = pool.filter(pl.col("query") == row).to_dicts()
+        chosen: list[dict[str, Any]] = []
+        for _ in range(5):
+            shelf = [SHELVES[RAW.index(item["item_id"])] for item in chosen]
+            gain = [
+                item["score"] + weight * sum(other != SHELVES[RAW.index(item["item_id"])] for other in shelf)
+                for item in left
+            ]
+            chosen.append(left.pop(gain.index(max(gain))))
+        expected = [{**item, "rank": rank} for rank, item in enumerate(chosen, start=1)]
+        assert found.filter(pl.col("query") == row).to_dicts() == expected
+
+
+def test_diversity_off_is_the_plain_list():
+    model = make("comirec", vocabulary=shelved(SHELVES))
+    plain = model.recommend(HISTORIES, k=5)
+    assert_frame_equal(model.recommend(HISTORIES, k=5, diversity=0.0), plain)
+    assert_frame_equal(
+        make("comirec", vocabulary=Vocabulary(RAW)).recommend(HISTORIES, k=5, diversity=0),
+        plain.with_columns(name=pl.col("item_id")),
+    )
+    assert model.recommend(HISTORIES, k=5, diversity=1e6)["item_id"].to_list() != plain["item_id"].to_list()
+
+
+def test_a_diverse_list_ends_where_the_items_end():
+    model = make("comirec", vocabulary=shelved(SHELVES))
+    found = model.recommend([["B001"]], k=5, dislikes=[list(RAW[:27])], diversity=1.0)
+    assert sorted(found["item_id"].to_list()) == ["B028", "B029", "B030"]
+    assert found["rank"].to_list() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "options", "error", "message"),
+    [
+        (
+            Vocabulary(RAW),
+            {"diversity": 1.0},
+            DataError,
+            "needs the category of each item, and there is no items table",
+        ),
+        (
+            Vocabulary(RAW, pl.DataFrame({"item": RAW, "name": RAW})),
+            {"diversity": 1.0},
+            DataError,
+            r"the items table has item, name\. Hint: .*column 'category'",
+        ),
+        (shelved([None] * ITEMS), {"diversity": 1.0}, DataError, "None of 30 items has a category"),
+        (shelved(SHELVES), {"diversity": -1.0}, ConfigError, r"diversity must be a number from 0 on, got -1\.0"),
+        (shelved(SHELVES), {"diversity": 1.0, "diversity_pool": 4}, ConfigError, "at least k = 5, got 4"),
+    ],
+)
+def test_diversity_that_cannot_be(
+    vocabulary: Vocabulary, options: dict[str, Any], error: type[Exception], message: str
+):
+    with pytest.raises(error, match=message):
+        make("sasrec", vocabulary=vocabulary).recommend(HISTORIES, k=5, **options)

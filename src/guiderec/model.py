@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,8 +16,9 @@ from guiderec.config import Part
 from guiderec.data.batch import PADDING, Query
 from guiderec.data.dataset import RawId, Vocabulary
 from guiderec.errors import CheckpointError, ConfigError, DataError
-from guiderec.evaluation.ranking import top_k
-from guiderec.models.base import ModelConfig, Recommender
+from guiderec.evaluation.diversity import category_codes, diversify, require_weight
+from guiderec.evaluation.ranking import Listed, top_k_by_interest
+from guiderec.models.base import EmbeddingRecommender, ModelConfig, Recommender
 from guiderec.recipes.registry import build, model_config
 from guiderec.rng import Noise, key_of
 from guiderec.training.checkpoint import load_into, load_tensors, save_tensors
@@ -67,6 +69,11 @@ class Model:
         """Whether dislikes change what is generated. Where not, they are filtered from the list."""
         return self.recommender.steers
 
+    @property
+    def n_interests(self) -> int:
+        """K, the vectors that rank the items for one history; 1 for a model without interests."""
+        return self.recommender.n_interests if isinstance(self.recommender, EmbeddingRecommender) else 1
+
     def recommend(
         self,
         histories: Sequence[Sequence[RawId]],
@@ -76,6 +83,8 @@ class Model:
         dislikes: Sequence[Sequence[RawId]] | None = None,
         guidance_scale: float | None = None,
         exclude_seen: bool = False,
+        diversity: float | None = None,
+        diversity_pool: int = 100,
         noise_seed: int = 0,
         batch_size: int = 256,
     ) -> pl.DataFrame:
@@ -85,24 +94,36 @@ class Model:
         `guidance_scale` (0 is off; None takes the model's own). The answer to a history depends on nothing but the
         history, its dislikes, the strength and the seed.
 
+        Parameters
+        ----------
+        diversity
+            lambda >= 0, in units of the score: the list is chosen one by one from the best `diversity_pool` items by
+            score + lambda times the number of chosen items of another category (ComiRec, KDD 2020). Scores stay those
+            of the model, so that they need not fall along the list. Categories are the column `category` of the items
+            table; an item without one differs from none. None and 0 are the plain list.
+
         Returns
         -------
         Frame with one row per recommendation: `query` (index into histories), `item_id`, `name`, `score` and `rank`
-        (from 1). A query has fewer than k rows where dislikes and seen items leave fewer items.
+        (from 1). A query has fewer than k rows where dislikes and seen items leave fewer items. For a model of several
+        interests also `interest`, in 0..K - 1: the one that brought the item. It has a meaning within one query only.
 
         Raises
         ------
         DataError
-            For an item that is not in the catalogue, with the nearest one that is, or something that is no list.
+            For an item that is not in the catalogue, with the nearest one that is, or something that is no list; for
+            diversity without categories.
         ConfigError
             For k below 1 or above the number of items; a number of dislike lists that is not that of the histories;
-            a strength that is negative, or for a model without guidance; and for likes, which no model takes yet.
+            a strength that is negative, or for a model without guidance; a diversity that is negative, or a pool
+            smaller than k; and for likes, which no model takes yet.
         """
         histories = _rows_of("histories", histories)
         rows = len(histories)
         self._check_whole("k", k, at_most=len(self.vocabulary))
         self._check_whole("batch_size", batch_size)
         self._check_scale(guidance_scale)
+        self._check_diversity(diversity, diversity_pool, k)
         if likes is not None:
             raise ConfigError(f"'{self.name}' cannot be pulled by likes.", hint="append liked items to the history")
         disliked = self._lists("dislikes", dislikes, rows)
@@ -115,20 +136,26 @@ class Model:
             guidance_scale=guidance_scale,
         ).to(self.recommender.device)
         exclude = _padded(excluded).to(self.recommender.device) if any(excluded) else None
+        weight = diversity or 0.0
+        pool = min(diversity_pool, len(self.vocabulary)) if weight else k
         frames = [
-            self._answer(query.rows(slice(start, start + batch_size)), exclude, start, k, noise_seed)
+            self._frame(
+                start, self._answer(query, exclude, slice(start, start + batch_size), pool, noise_seed), k, weight
+            )
             for start in range(0, rows, batch_size)
         ]
-        return pl.concat(frames) if frames else self._frame(0, torch.empty(0, k), torch.empty(0, k, dtype=torch.int64))
+        none = torch.empty(0, k, dtype=torch.int64)
+        return pl.concat(frames) if frames else self._frame(0, Listed(none.double(), none, none), k, 0.0)
 
-    def _answer(self, query: Query, exclude: torch.Tensor | None, start: int, k: int, seed: int) -> pl.DataFrame:
-        out = exclude[start : start + len(query)] if exclude is not None else None
+    def _answer(self, query: Query, exclude: torch.Tensor | None, rows: slice, k: int, seed: int) -> Listed:
+        out = exclude[rows] if exclude is not None else None
         with torch.inference_mode():
-            scores, items = top_k(self.recommender, query, k, Noise(seed), exclude=out)
-        return self._frame(start, scores.cpu(), items.cpu())
+            found = top_k_by_interest(self.recommender, query.rows(rows), k, Noise(seed), exclude=out)
+            return Listed(*(part.cpu() for part in found))
 
-    def _frame(self, start: int, scores: torch.Tensor, items: torch.Tensor) -> pl.DataFrame:
-        rows, k = scores.shape
+    def _frame(self, start: int, listed: Listed, k: int, weight: float) -> pl.DataFrame:
+        scores, items, interests = self._chosen(listed, k, weight)
+        rows = len(items)
         flat = items.flatten().tolist()
         frame = pl.DataFrame(
             {
@@ -137,6 +164,7 @@ class Model:
                 "name": self.vocabulary.names([max(j, 1) for j in flat]),
                 "score": scores.flatten().tolist(),
                 "rank": list(range(1, k + 1)) * rows,
+                "interest": interests.flatten().tolist(),
             },
             schema_overrides={
                 "query": pl.Int64,
@@ -144,9 +172,35 @@ class Model:
                 "name": pl.String,
                 "score": pl.Float64,
                 "rank": pl.Int64,
+                "interest": pl.Int64,
             },
         )
+        if self.n_interests == 1:
+            frame = frame.drop("interest")
         return frame.filter(pl.Series(flat, dtype=pl.Int64) != PADDING)  # fewer than k items were left
+
+    def _chosen(self, listed: Listed, k: int, weight: float) -> Listed:
+        """The first k of each list, or k of it by `diversify`."""
+        if weight == 0:
+            return Listed(*(part[:, :k] for part in listed))
+        places = diversify(listed.scores, self._categories[listed.items], k, weight)
+        left = places < 0
+        scores, items, interests = (part.gather(1, places.clamp(min=0)) for part in listed)
+        return Listed(
+            scores.masked_fill(left, -torch.inf), items.masked_fill(left, PADDING), interests.masked_fill(left, -1)
+        )
+
+    @cached_property
+    def _categories(self) -> torch.Tensor:
+        """(I + 1,) codes of the items' categories. DataError where there are none."""
+        table = self.vocabulary.table
+        if table is None or "category" not in table.columns:
+            found = "there is no items table" if table is None else f"the items table has {', '.join(table.columns)}"
+            raise DataError(
+                f"diversity needs the category of each item, and {found}.",
+                hint="prepare the data with an items table that has a column 'category', and train again",
+            )
+        return category_codes(table["category"].to_list())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.json`, `weights.safetensors` and `items.parquet`: all that `from_pretrained` needs.
@@ -220,6 +274,16 @@ class Model:
                 f"'{self.name}' has no guidance, so guidance_scale = {scale} cannot be honoured.",
                 hint="leave it out: dislikes are filtered from the list of every model",
             )
+
+    def _check_diversity(self, diversity: float | None, pool: int, k: int) -> None:
+        if diversity is None:
+            return
+        require_weight(diversity)
+        self._check_whole("diversity_pool", pool)
+        if pool < k:
+            raise ConfigError(f"diversity_pool must be at least k = {k}, got {pool}.")
+        if diversity > 0:
+            _ = self._categories
 
     def _lists(self, what: str, lists: Sequence[Sequence[RawId]] | None, rows: int) -> list[list[int]]:
         if lists is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from guiderec.data.dataset import RawId
 
 Item = dict[str, Any]
-"""`item_id`, `name`, and in a list also `rank` and `score`."""
+"""`item_id`, `name`, and in a list also `rank`, `score`, and `interest` where the model has several."""
 
 _IDS = "Item ids, comma-separated; may be repeated."
 
@@ -42,6 +42,14 @@ def recommend(
     exclude_seen: Annotated[
         bool, typer.Option("--exclude-seen", help="Leave the items of the history out of the list.")
     ] = False,
+    diversity: Annotated[
+        float | None,
+        typer.Option(
+            "--diversity",
+            help="Choose the list by score + this times the number of chosen items of another category. [default: off]",
+            metavar="LAMBDA",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Recommend items for one history, and say how dislikes were honoured.
@@ -57,11 +65,12 @@ def recommend(
         "guidance_scale": guidance_scale,
         "exclude_seen": exclude_seen,
     }
-    recommendations = ranked(model, items, k=k, dislikes=dislikes, **options)
+    recommendations = ranked(model, items, k=k, dislikes=dislikes, diversity=diversity, **options)
     effect = None
-    if dislikes:
+    if dislikes:  # asked without diversity, which also changes what follows a disliked item
         reach = min(k + len(dislikes), len(model.vocabulary))
-        effect = dislike_effect(recommendations, ranked(model, items, k=reach, **options), named(model, dislikes))
+        steered = ranked(model, items, k=k, dislikes=dislikes, **options) if diversity else recommendations
+        effect = dislike_effect(steered, ranked(model, items, k=reach, **options), named(model, dislikes))
     given = {"history": named(model, items), "likes": named(model, likes), "dislikes": named(model, dislikes)}
     result = {
         "model": model.name,
@@ -69,6 +78,8 @@ def recommend(
         "dislikes_honoured": effect.honoured if effect else None,
         "new_by_steering": effect.new if effect else None,
         "guidance_scale": guidance_scale,
+        "diversity": diversity,
+        "interests": model.n_interests,
         **given,
         "recommendations": recommendations,
     }
@@ -78,7 +89,7 @@ def recommend(
             if listed:
                 names = ", ".join(item["name"] for item in listed)
                 console.print(f"{what.capitalize()}: {names}", markup=False)
-        console.print(list_table(recommendations))
+        console.print(list_table(recommendations, extra=["interest"] if model.n_interests > 1 else []))
         if effect:
             console.print(effect.explain(model.name, len(recommendations)), markup=False)
 
@@ -93,9 +104,9 @@ def split_ids(texts: list[str] | None) -> list[str]:
 def ranked(
     model: Model, items: Sequence[RawId], *, k: int, dislikes: Sequence[RawId] = (), **options: Any
 ) -> list[Item]:
-    """The k best items for one history: rank, item_id, name, score."""
+    """The k best items for one history: rank, item_id, name, score, and interest where the model has several."""
     frame = model.recommend([items], k=k, dislikes=[list(dislikes)] if dislikes else None, **options)
-    return frame.select("rank", "item_id", "name", "score").to_dicts()
+    return frame.select("rank", "item_id", "name", "score", *(["interest"] * (model.n_interests > 1))).to_dicts()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Idea       A history is K interests and not one. The interest that is nearest to the target learns from it; every item
            is scored by its best interest. A list can then be re-ranked for diversity (`evaluation/diversity.py`).
 Notation   paper -> code:  H -> items (B, L, D);  A -> weights (B, L, K);  V_u -> interests (B, K, D);  e_i -> target
-Order      interests() Sec. 3.2, SA or DR -> loss() Eq. 9 to 12 -> user_vectors() Sec. 3.3
+Order      interests(), SA or DR -> loss(): the best interest, sampled softmax -> user_vectors(): all interests
 Facts      authors' public code (THUDM/ComiRec: src/model.py) for sizes, initialisation, negatives and the readout.
 Departs    1. Every row is learnt. The public code draws one prefix of at least four items from each sequence.
            2. Negatives are drawn with replacement, by rank of their count in training; the public code draws distinct

@@ -13,7 +13,7 @@ from guiderec.nn.embedding import Counting
 
 
 class SelfAttentiveInterests(nn.Module):
-    """K self-attentive readouts of a history (ComiRec-SA, Eq. 7 and 8; ADIGRec's G1).
+    """K self-attentive readouts of a history (ComiRec-SA; ADIGRec's G1).
 
         A = softmax_L(tanh((E + P) W_1 + b) W_2)        one softmax over the items for each interest
         V = A^T E                                       values are the items without their positions
@@ -41,7 +41,7 @@ class SelfAttentiveInterests(nn.Module):
 
 
 class DynamicRouting(nn.Module):
-    """K capsules that a history is routed to by agreement (ComiRec-DR, Alg. 1; Sabour et al. 2017).
+    """K capsules that a history is routed to by agreement (ComiRec-DR; Sabour et al. 2017, Procedure 1).
 
         u_lk = W_lk e_l                               one map for each position and interest
         b_lk = 0, and then `iterations` times:
@@ -87,7 +87,7 @@ class DynamicRouting(nn.Module):
 
 
 def squash(x: Tensor) -> Tensor:
-    """`|x|^2 / (1 + |x|^2) x / |x|` over the last axis: the direction stays, the length falls below 1 (Eq. 4)."""
+    """`|x|^2 / (1 + |x|^2) x / |x|` over the last axis: the direction stays, the length is below 1 (Sabour, Eq. 1)."""
     squared = x.square().sum(dim=-1, keepdim=True)
     return squared / (1 + squared) * x / (squared + 1e-9).sqrt()
 
