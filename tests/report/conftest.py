@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import save_file
 
 PROTOCOL = {"name": "user_split", "train": 0.8, "valid": 0.1, "test": 0.1}
 FINGERPRINT = {"users": 400, "items": 1200, "interactions": 5200, "sha256": "5f" * 32}
@@ -40,10 +41,12 @@ def write_run(
     parts: tuple[str, ...] = ("test",),
     data: dict[str, Any] | None = None,
     both_ways: bool = False,
+    mmd2: float | None = None,
 ) -> Path:
     """A run whose targets are ranked by a skewed law: the higher `skill`, the nearer to the top.
 
-    `both_ways`: with the ranks where seen items are masked, one place better where they can be.
+    `both_ways`: with the ranks where seen items are masked, one place better where they can be. `mmd2`: with generated
+    vectors for the test part, and this as their recorded discrepancy.
     """
     random = np.random.default_rng(seed + round(1e6 * skill))
     path.mkdir(parents=True)
@@ -113,7 +116,25 @@ def write_run(
             {"user": np.arange(n_rows), "rank": ranks, "history_length": random.integers(1, 20, n_rows)}
         )
         rows.write_parquet(path / "evaluation" / f"{part}.parquet")
+    if mmd2 is not None:
+        write_vectors(path, mmd2, n_rows, random)
     return path
+
+
+def write_vectors(path: Path, mmd2: float, n_rows: int, random: np.random.Generator) -> None:
+    """True vectors around one point, generated ones around another."""
+    (path / "distribution").mkdir()
+    record = {"part": "test", "n_rows": n_rows, "mmd2": mmd2, "p": 0.001, "median_distance": 1.25, "interests": 1}
+    (path / "distribution" / "test.json").write_text(json.dumps(record))
+    centre = np.array([4.0, 0, 0, 0, 0, 0])
+    vectors = {
+        "generated": (random.normal(size=(n_rows, 6)) - centre).astype(np.float32),
+        "items": (random.normal(size=(31, 6)) + centre).astype(np.float32),
+        "target": random.integers(1, 31, n_rows),
+        "user": np.arange(n_rows),
+        "key": np.arange(n_rows) << 20,
+    }
+    save_file(vectors, path / "distribution" / "test.safetensors")
 
 
 @pytest.fixture

@@ -122,6 +122,24 @@ def test_rank_histogram_counts_what_the_rows_say(make_run: MakeRun) -> None:
     assert f"median rank {np.median(ranks):,.0f} of 1,200" in picture.caption
 
 
+def test_clouds_show_every_run_in_its_colour_beside_the_true_vectors(make_run: MakeRun) -> None:
+    runs = [read(make_run(m, model=m, mmd2=v, n_rows=30)) for m, v in (("diffurec", 0.4e-3), ("aligndiff", 0.3e-3))]
+    (picture,) = figures.clouds([*runs, read(make_run("without", model="sasrec"))])
+    assert picture.name == "clouds"
+    assert "30 rows of the test part" in picture.alt
+    assert "diffurec:demo 0.400, aligndiff:demo 0.300" in picture.alt
+    for theme, png in ((LIGHT, picture.light), (DARK, picture.dark)):  # the markers of the legend are opaque
+        assert all(share_of(png, each) > 0 for each in (theme.muted, theme.series[0], theme.series[1]))
+        assert share_of(png, theme.series[2]) == 0
+    assert pixels(picture.light).shape[0] > 1.7 * pixels(figures.clouds(runs[:1])[0].light).shape[0]  # a row per run
+    assert figures.clouds([read(make_run("none"))]) == []
+
+
+def test_clouds_of_other_rows_are_another_figure(make_run: MakeRun) -> None:
+    runs = [read(make_run("a", mmd2=0.1, n_rows=20)), read(make_run("b", model="sasrec", mmd2=0.1, n_rows=21))]
+    assert [picture.name for picture in figures.clouds(runs)] == ["clouds", "clouds-2"]
+
+
 def test_headline_metrics_are_recall_and_ndcg_at_the_two_smallest_cutoffs() -> None:
     recorded = ["mrr@10", "ndcg@20", "recall@20", "recall@5", "ndcg@5", "recall@10", "ndcg@10"]
     assert figures.headline(recorded, set(recorded)) == ["recall@5", "ndcg@5", "recall@10", "ndcg@10"]

@@ -166,11 +166,22 @@ def test_runs_without_the_part_are_named_and_not_hidden(make_run: MakeRun, tmp_p
     assert "Not evaluated on the test part, and therefore not in the tables: sasrec:demo." in words
 
 
-@pytest.mark.parametrize(("package", "what"), [("jinja2", "Jinja2"), ("matplotlib", "matplotlib")])
+def test_generated_vectors_are_on_the_page(make_run: MakeRun, tmp_path: Path) -> None:
+    written = write([make_run(mmd2=0.123e-3, n_rows=20, epochs=0)], tmp_path / "out")
+    page = Page(written.page.read_text(encoding="utf-8"))
+    assert "clouds.png" in [path.name for path in written.figures]
+    assert any("projected by PCA and t-SNE" in str(image["alt"]) for image in page.all("img"))
+    assert "0.123" in page.words
+    assert "Generated beside true vectors" in written.table.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("package", "what"), [("jinja2", "Jinja2"), ("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")]
+)
 def test_a_missing_extra_is_one_line_that_names_it(
     package: str, what: str, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run()
+    run = make_run(mmd2=0.1)
     real = builtins.__import__
 
     def missing(name: str, *rest: Any, **named: Any) -> Any:
@@ -178,8 +189,9 @@ def test_a_missing_extra_is_one_line_that_names_it(
             raise ImportError(f"No module named '{package}'")
         return real(name, *rest, **named)
 
-    monkeypatch.delitem(sys.modules, "guiderec.report.figures", raising=False)
-    monkeypatch.delattr("guiderec.report.figures", raising=False)
+    for module in ("figures", "projections"):
+        monkeypatch.delitem(sys.modules, f"guiderec.report.{module}", raising=False)
+        monkeypatch.delattr(f"guiderec.report.{module}", raising=False)
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=rf"{what}\. Hint: pip install 'guiderec\[plots\]'"):
         write([run], tmp_path / "out")

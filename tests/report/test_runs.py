@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import save_file
 
 from guiderec.errors import CheckpointError
 from guiderec.report.runs import labels, read
@@ -56,6 +58,36 @@ def test_damaged_records_are_named(make_run: MakeRun, file: str, content: str | 
     (run / file).unlink() if content is None else (run / file).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         read(run)
+
+
+def test_vectors_read_as_they_were_written(make_run: MakeRun) -> None:
+    run = make_run(mmd2=0.25, n_rows=12)
+    found = read(run).distributions["test"]
+    assert found.record["mmd2"] == 0.25
+    assert {name: value.shape for name, value in found.vectors.items()} == {
+        "generated": (12, 6),
+        "items": (31, 6),
+        "target": (12,),
+        "user": (12,),
+        "key": (12,),
+    }
+    assert found.vectors["target"].dtype.kind == "i"
+    assert read(make_run("without")).distributions == {}
+
+
+def test_damaged_vectors_are_named(make_run: MakeRun) -> None:
+    folder = make_run(mmd2=0.25, n_rows=12) / "distribution"
+    save_file({"generated": np.zeros((2, 2), dtype=np.float32)}, folder / "test.safetensors")
+    with pytest.raises(CheckpointError, match=r"test\.safetensors: has no items, target, user, key"):
+        _ = read(folder.parent).distributions["test"].vectors
+    (folder / "test.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match=r"test\.safetensors: not readable as safetensors"):
+        _ = read(folder.parent).distributions["test"].vectors
+    (folder / "test.safetensors").unlink()  # removed to save room: the record stays
+    assert read(folder.parent).distributions["test"].vectors == {}
+    (folder / "test.json").write_text('{"mmd2": 1}')
+    with pytest.raises(CheckpointError, match=r"distribution.test\.json: has no n_rows, p, median_distance"):
+        read(folder.parent)
 
 
 def test_rows_that_are_not_parquet_are_an_error_and_not_a_crash(make_run: MakeRun) -> None:

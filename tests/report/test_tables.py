@@ -106,6 +106,35 @@ def test_both_treatments_of_seen_items_are_shown_where_they_are_recorded(make_ru
     assert tables.otherwise(runs[2:]) == []
 
 
+def test_discrepancies_are_in_thousandths_with_their_spread_over_seeds(make_run: MakeRun) -> None:
+    values = {"steerrec": [0.33e-3, 0.37e-3], "dreamrec": [-0.02e-3]}
+    paths = [
+        make_run(f"{model}{seed}", model=model, seed=seed, mmd2=value, n_rows=20)
+        for model, side in values.items()
+        for seed, value in enumerate(side)
+    ]
+    (table,) = tables.distributions([read(path) for path in [*paths, make_run("without", model="sasrec")]])
+    assert [(row[0].text, row[1].text, row[2].text, row[3].text) for row in table.rows[:3]] == [
+        ("steerrec:demo (seed 0)", "0.330", "0.001", "1.250"),
+        ("steerrec:demo (seed 1)", "0.370", "0.001", "1.250"),
+        ("dreamrec:demo", "-0.020", "0.001", "1.250"),
+    ]
+    (spread,) = table.rows[3:]
+    assert (spread[0].text, spread[1].text) == ("steerrec:demo, 2 seeds", "0.350")
+    assert spread[1].detail == f"± {1e3 * statistics.stdev(values['steerrec']):.3f}"
+    assert table.caption.endswith("20 rows")
+    assert "×10⁻³" in table.markdown()
+    assert tables.distributions([read(make_run("none", model="markov"))]) == []
+
+
+def test_discrepancies_of_other_rows_never_share_a_table(make_run: MakeRun) -> None:
+    runs = [read(make_run("a", mmd2=0.1, n_rows=20)), read(make_run("b", model="sasrec", mmd2=0.1, n_rows=21))]
+    assert [[row[0].text for row in table.rows] for table in tables.distributions(runs)] == [
+        ["steerrec:demo"],
+        ["sasrec:demo"],
+    ]
+
+
 def test_beyond_accuracy_and_a_metric_that_one_run_lacks(make_run: MakeRun) -> None:
     full, short = make_run("a"), make_run("b", model="sasrec")
     record = json.loads((short / "evaluation/test.json").read_text())

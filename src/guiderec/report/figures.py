@@ -9,14 +9,18 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guiderec.errors import ConfigError
+from guiderec.report import steering
 from guiderec.report.runs import Event, Run
-from guiderec.report.tables import comparable, title
+from guiderec.report.tables import comparable, measured_together, title
+
+if TYPE_CHECKING:
+    from guiderec.report.projections import Projection
 
 try:
     import matplotlib
@@ -128,6 +132,28 @@ def rank_histogram(run: Run, name: str, part: str = "test") -> Picture | None:
     )
     alt = f"Histogram of the ranks of the targets of {name} on the {part} part, beside a random order."
     return _picture(f"ranks-{slug(name)}", alt, caption, draw)
+
+
+def clouds(runs: Sequence[Run], part: str = "test") -> list[Picture]:
+    """True beside generated vectors, by PCA and by t-SNE: one row of panels per run, one figure for each set of rows.
+
+    The true vectors are those of the run itself: two models have two tables of items. Both clouds of a panel share its
+    axes, and every panel of a figure shows the same rows. No figure where no run kept its vectors.
+
+    Raises ConfigError when scikit-learn is missing.
+    """
+    pictures: list[Picture] = []
+    for group, names in measured_together(runs, part):
+        kept = [(run, name) for run, name in zip(group, names, strict=True) if run.distributions[part].vectors]
+        if kept:
+            pictures.append(_cloud_figure([run for run, _ in kept], [name for _, name in kept], part, len(pictures)))
+    return pictures
+
+
+def steering_curves(run: Run, name: str, part: str = "test") -> list[Picture]:
+    """For each procedure: exposure of the group against accuracy and overlap, and every measure over strength."""
+    procedures = run.steering[part]["procedures"] if part in run.steering else []
+    return [_steering_figure(procedure, name, part) for procedure in procedures]
 
 
 def rank_edges(n_items: int) -> list[int]:
@@ -280,6 +306,127 @@ def _draw_metric(panel: Axes, values: Sequence[Mapping[str, float]], names: Sequ
     panel.tick_params(axis="y", length=0)
     panel.xaxis.set_major_locator(MaxNLocator(4))
     panel.grid(axis="x")
+
+
+def _cloud_figure(runs: list[Run], names: list[str], part: str, number: int) -> Picture:
+    from guiderec.report import projections  # scikit-learn takes a second to import, and few reports need it
+
+    rows = []
+    for run in runs:
+        vectors = run.distributions[part].vectors
+        index = projections.sample(vectors["key"])
+        pair = vectors["items"][vectors["target"][index]], vectors["generated"][index]
+        rows.append([project(*pair) for project in (projections.pca, projections.tsne)])
+
+    def draw(theme: Theme) -> Figure:
+        figure, panels = _panels(len(runs), 2, height=4.1 * len(runs))
+        drawn = [(name, c, p) for name, c, row in zip(names, _cycle(theme), rows, strict=False) for p in row]
+        for panel, (name, colour, projection) in zip(panels, drawn, strict=True):
+            _draw_clouds(panel, projection, colour, theme)
+            panel.set_title(f"{name}: {projection.name}", loc="left")
+        return figure
+
+    count = len(rows[0][0].true)
+    values = ", ".join(
+        f"{name} {1e3 * run.distributions[part].record['mmd2']:.3f}" for name, run in zip(names, runs, strict=True)
+    )
+    alt = (
+        f"Generated and true vectors of {count:,} rows of the {part} part, projected by PCA and t-SNE. "
+        f"MMD² in thousandths: {values}."
+    )
+    caption = (
+        f"Directions of the generated vectors and of the true vectors of the same {count:,} rows. Each run in its own "
+        "embeddings; both clouds of a panel in one projection. Distances between clusters mean nothing in t-SNE."
+    )
+    return _picture(f"clouds{f'-{number + 1}' if number else ''}", alt, caption, draw)
+
+
+def _draw_clouds(panel: Axes, projection: Projection, colour: str, theme: Theme) -> None:
+    """Points of the two clouds in turn, so that neither lies on top of the other."""
+    n = len(projection.true)
+    points = np.stack([projection.true, projection.generated], axis=1).reshape(2 * n, 2)
+    panel.scatter(points[:, 0], points[:, 1], s=9, c=[theme.muted, colour] * n, alpha=0.65, linewidths=0)
+    panel.set_xticks([])
+    panel.set_yticks([])
+    if any(projection.axes):
+        panel.set_aspect("equal", adjustable="datalim")  # distances mean something
+        panel.set_xlabel(projection.axes[0])
+        panel.set_ylabel(projection.axes[1])
+    else:  # the place of the label is free for the legend, which holds for the whole row
+        keys = [panel.scatter([], [], s=28, color=each) for each in (theme.muted, colour)]
+        panel.legend(keys, ["true", "generated"], loc="upper right", bbox_to_anchor=(1.0, 0.0), ncols=2)
+
+
+Curve = list[tuple[float, float]]
+
+
+def _steering_figure(procedure: Mapping[str, Any], name: str, part: str) -> Picture:
+    recall = f"recall@{procedure['cutoff']}"
+    known = {point["rival"]: point for point in procedure["points"]}
+    rivals = [rival for rival in steering.RIVALS if rival in known and rival != steering.UNSTEERED]
+    honoured = steering.honoured_title(procedure)
+    panels = [(title(recall), recall, True), ("Overlap of the rest", "overlap", True)]
+    panels += [(honoured, honoured, False), ("Exposure of the group", "exposure", False)]
+    panels += [(title(recall), recall, False), ("Overlap of the rest", "overlap", False)]
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = _panels(3, 2, height=8.6)
+        for panel, (heading, measure, pareto) in zip(axes, panels, strict=True):
+            for rival in rivals:
+                _draw_rival(panel, procedure, rival, measure, pareto, theme)
+            start = _steered_value(procedure, known[steering.UNSTEERED], measure)
+            if pareto:
+                at = known[steering.UNSTEERED]["measures"]["exposure"]["mean"]
+                panel.plot(at, start, "*", color=theme.ink, markersize=11, label="unsteered", zorder=4)
+                panel.set_xlabel("Exposure of the group: its items in the list")
+            else:
+                panel.axhline(start, color=theme.ink, linewidth=1, linestyle=":", zorder=1)
+                panel.set_xlabel("Strength w")
+            panel.set_title(heading, loc="left")
+            panel.grid(axis="both" if pareto else "y")
+            panel.margins(0.06, 0.08)
+        strengths = sorted({p["strength"] for p in procedure["points"] if p["strength"] is not None})
+        for panel in axes[2:]:
+            panel.set_xticks(range(len(strengths)), [f"{w:g}" for w in strengths])
+        handles, texts = axes[0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside upper left", ncols=3)
+        return figure
+
+    best = {rival: _steered_value(procedure, known[rival], recall) for rival in rivals}  # at the largest strength
+    facts = "; ".join(f"{steering.RIVALS[rival]}: {value:.4f}" for rival, value in best.items())
+    alt = f"Steering of {name}, {procedure['name']}, {part} part. {title(recall)} at the largest strength: {facts}."
+    caption = (
+        f"{procedure['name'].capitalize()}, {name}. Above: what it costs to change the exposure of the group, a marker "
+        "for each strength, larger for a larger one. Below: each measure over strength. Dotted: the unsteered list."
+    )
+    return _picture(f"steering-{slug(procedure['name'])}-{slug(name)}", alt, caption, draw)
+
+
+def _draw_rival(
+    panel: Axes, procedure: Mapping[str, Any], rival: str, measure: str, pareto: bool, theme: Theme
+) -> None:
+    """One curve over exposure, or over the number of the strength; a rival without strength is a cross or a line."""
+    order = [each for each in steering.RIVALS if each != steering.UNSTEERED]  # a rival keeps its colour in every figure
+    colour = theme.series[order.index(rival)]
+    points = [point for point in procedure["points"] if point["rival"] == rival]
+    y = [_steered_value(procedure, point, measure) for point in points]
+    x = [point["measures"]["exposure"]["mean"] for point in points] if pareto else list(range(len(points)))
+    label = steering.RIVALS[rival]
+    if points[0]["strength"] is None:
+        if pareto:
+            panel.plot(x, y, "X", color=colour, markersize=8, markeredgecolor=theme.paper, label=label, zorder=3)
+        else:
+            panel.axhline(y[0], color=colour, linewidth=1.4, linestyle="--")
+        return
+    panel.plot(x, y, color=colour, linewidth=1.6, label=label, marker="" if pareto else "o", markersize=4)
+    if pareto:
+        panel.scatter(x, y, s=np.linspace(6, 42, len(points)), color=colour, zorder=3, linewidths=0)
+
+
+def _steered_value(procedure: Mapping[str, Any], point: Mapping[str, Any], measure: str) -> float:
+    if measure == steering.honoured_title(procedure):
+        return steering.share_honoured(procedure, point)["mean"]
+    return float(point["measures"].get(measure, {"mean": np.nan})["mean"])
 
 
 def _panels(rows: int, columns: int, *, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guiderec.errors import ConfigError
-from guiderec.report import tables
+from guiderec.report import steering, tables
 from guiderec.report.runs import Run, labels, read
 
 if TYPE_CHECKING:
@@ -52,17 +52,20 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     DataError
         When no run has an evaluation of `part`.
     ConfigError
-        When matplotlib or Jinja2 is missing; the message names the extra.
+        When matplotlib, Jinja2 or, where vectors are shown, scikit-learn is missing; the message names the extra.
     """
     records = [read(path) for path in runs]
-    kinds = (tables.results, tables.otherwise, tables.groups, tables.over_seeds, tables.beyond)
+    kinds = (tables.results, tables.otherwise, tables.groups, tables.over_seeds, tables.beyond, tables.distributions)
     tabulated = [table for kind in kinds for table in kind(records, part)]
+    tabulated += steering.tables(records, part)
     template = _template()
     from guiderec.report import figures  # matplotlib is an extra: without it this line raises ConfigError
 
-    bars = figures.metric_bars(records, part)
+    summaries = [*figures.metric_bars(records, part), *figures.clouds(records, part)]
+    for name, run in zip(labels(records), records, strict=True):
+        summaries += figures.steering_curves(run, name, part)
     sections = _sections(records, part)
-    shown = [*bars, *(picture for section in sections for picture in (section.curves, section.ranks) if picture)]
+    shown = [*summaries, *(picture for section in sections for picture in (section.curves, section.ranks) if picture)]
 
     out.mkdir(parents=True, exist_ok=True)
     page, table = out / "index.html", out / "table.md"
@@ -76,7 +79,7 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
             lead=_lead(records, part),
             tables=tabulated,
             provenance=tables.provenance(records),
-            bars=bars,
+            summaries=summaries,
             sections=sections,
             missing=[name for name, run in zip(labels(records), records, strict=True) if part not in run.evaluations],
         ),

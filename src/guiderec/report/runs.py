@@ -1,7 +1,7 @@
 """`Run`: the records of a run directory, read and checked. Tables, figures and the page see nothing else.
 
-RUN/experiment.json and RUN/data.json must exist; environment.json, log.jsonl, evaluation/ and distribution/ may be
-missing and then read as empty, so that a run can be reported while it is still training.
+RUN/experiment.json and RUN/data.json must exist; environment.json, log.jsonl, evaluation/, distribution/ and steering/
+may be missing and then read as empty, so that a run can be reported while it is still training.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ class Run:
     log: tuple[Event, ...] = ()
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     distributions: Mapping[str, Distribution] = field(default_factory=dict)
+    steering: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Part -> the record of how wishes are honoured: `{"procedures": [{"name", "points", ...}], "strengths", ...}`."""
 
     @property
     def name(self) -> str:
@@ -162,6 +164,7 @@ def read(path: Path) -> Run:
             file.stem: Distribution(_distribution(file), file.with_suffix(".safetensors"))
             for file in sorted((path / "distribution").glob("*.json"))
         },
+        steering={file.stem: _steering(file) for file in sorted((path / "steering").glob("*.json"))},
     )
 
 
@@ -202,6 +205,20 @@ def _distribution(file: Path) -> dict[str, Any]:
     missing = [name for name in ("n_rows", "mmd2", "p", "median_distance") if name not in record]
     if missing:
         raise CheckpointError(f"{file}: has no {', '.join(missing)}.")
+    return record
+
+
+def _steering(file: Path) -> dict[str, Any]:
+    record = _record(file)
+    procedures = record.get("procedures")
+    whole = isinstance(procedures, list) and all(
+        isinstance(each, dict)
+        and {"name", "procedure", "n_rows", "n_wishes", "cutoff", "points"} <= set(each)
+        and all(_are_metrics(point.get("measures")) for point in each["points"])
+        for each in procedures
+    )
+    if not whole:
+        raise CheckpointError(f"{file}: 'procedures' must list the points of each, with mean, low and high.")
     return record
 
 

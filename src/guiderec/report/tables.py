@@ -141,13 +141,7 @@ def distributions(runs: Sequence[Run], part: str = "test") -> list[Table]:
 
     Runs whose vectors were not measured on `part` are left out; no table where there are no others.
     """
-    names = labels(runs)
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, run in enumerate(runs):
-        if part in run.distributions:
-            facts = [run.data.get("fingerprint"), run.data.get("protocol"), run.distributions[part].record["n_rows"]]
-            groups[json.dumps(facts, sort_keys=True)].append(i)
-    return [_distribution_table([runs[i] for i in group], [names[i] for i in group], part) for group in groups.values()]
+    return [_distribution_table(group, names, part) for group, names in measured_together(runs, part)]
 
 
 def provenance(runs: Sequence[Run]) -> Table:
@@ -170,6 +164,17 @@ def comparable(runs: Sequence[Run], part: str) -> list[tuple[list[Run], list[str
     if not groups:
         where = ", ".join(str(run.path) for run in runs)
         raise DataError(f"No evaluation of the {part} part in {where}.", hint="run `guiderec evaluate` first.")
+    return [([runs[i] for i in group], [names[i] for i in group]) for group in groups.values()]
+
+
+def measured_together(runs: Sequence[Run], part: str) -> list[tuple[list[Run], list[str]]]:
+    """Runs with their labels whose vectors were measured on the same rows of `part`; the others are left out."""
+    names = labels(runs)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, run in enumerate(runs):
+        if part in run.distributions:
+            facts = [run.data.get("fingerprint"), run.data.get("protocol"), run.distributions[part].record["n_rows"]]
+            groups[json.dumps(facts, sort_keys=True)].append(i)
     return [([runs[i] for i in group], [names[i] for i in group]) for group in groups.values()]
 
 
@@ -276,9 +281,8 @@ def _distribution_table(runs: list[Run], names: list[str], part: str) -> Table:
             rows.append((Cell(f"{same[0].name}, {len(same)} seeds"), spread, Cell("–"), Cell("–"), Cell("–")))
     caption = f"Generated beside true vectors, {part} part of {_data_name(runs[0])}, {records[0]['n_rows']:,} rows"
     note = (
-        "MMD²: the unbiased squared maximum mean discrepancy between the directions of generated and true vectors, in "
-        "thousandths; 0 where they have one distribution, and below 0 by chance. p: of no difference, by swapping them "
-        "within users. Every run is measured in its own embeddings. `guiderec compare --distribution` tests over seeds."
+        "MMD²: unbiased squared maximum mean discrepancy of directions, in thousandths; 0 for equal distributions. "
+        "p: of equality. Every run in its own embeddings. `guiderec compare --distribution` tests over seeds."
     )
     return Table(caption, ("Run", "MMD² (×10⁻³)", "p", "Median distance", "Interests"), tuple(rows), note)
 

@@ -1,0 +1,82 @@
+"""Steering as tables: one for each run and procedure, a row for each rival and strength."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from guiderec.report.runs import Run, labels
+from guiderec.report.tables import Cell, Table, title
+
+UNSTEERED = "unsteered"
+RIVALS = {
+    UNSTEERED: "unsteered",
+    "steering": "own steering",
+    "classifier-free": "classifier-free guidance",
+    "similarity-vectors": "similarity of vectors",
+    "similarity-co-occurrence": "similarity in the data",
+    "filter": "filter: the named",
+    "filter-group": "filter: the whole group",
+}
+"""What rivals are called, in the order in which they are shown."""
+
+
+def tables(runs: Sequence[Run], part: str = "test") -> list[Table]:
+    """What the wishes of every procedure did, run by run; runs without a record of `part` are left out."""
+    return [
+        _table(run, name, part, procedure)
+        for run, name in zip(runs, labels(runs), strict=True)
+        if part in run.steering
+        for procedure in run.steering[part]["procedures"]
+    ]
+
+
+def share_honoured(procedure: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float]:
+    """Share of rows whose disliked item is not in the list, or whose liked item is: mean, low, high."""
+    listed = point["measures"]["listed"]
+    if procedure["procedure"]["name"] == "likes":
+        return {end: listed[end] for end in ("mean", "low", "high")}
+    return {"mean": 1 - listed["mean"], "low": 1 - listed["high"], "high": 1 - listed["low"]}
+
+
+def honoured_title(procedure: Mapping[str, Any]) -> str:
+    """`Leaves the top 10` or `Enters the top 10`."""
+    verb = "Enters" if procedure["procedure"]["name"] == "likes" else "Leaves"
+    return f"{verb} the top {procedure['cutoff']}"
+
+
+def _table(run: Run, name: str, part: str, procedure: Mapping[str, Any]) -> Table:
+    recall = f"recall@{procedure['cutoff']}"
+    measures = ("exposure", "shift", "overlap", recall, f"{recall} apart")
+    headings = ("Exposure", "Shift", "Overlap", title(recall), "Apart")
+    columns = ("Rival", honoured_title(procedure), "Median rank", *headings)
+    rows = [
+        (
+            Cell(_row_name(point)),
+            _cell(share_honoured(procedure, point), percent=True),
+            Cell(f"{point['median_item_rank']:,.0f}"),
+            *(_cell(point["measures"].get(each)) for each in measures),
+        )
+        for point in procedure["points"]
+    ]
+    caption = f"Steering, {procedure['name']}: {name}, {part} part of {run.data.get('name', 'unnamed data')}"
+    note = (
+        f"{procedure['n_wishes']:,} of {procedure['n_rows']:,} rows have a wish. Exposure: items of the group in the "
+        "list. Shift: log2 of the rank of the followed items, after over before. Overlap: share of the rest of the "
+        f"list that stays. Apart: {title(recall)} of the rows whose target is not what the wish is about. Ranges: 95 % "
+        "bootstrap intervals over users."
+    )
+    return Table(caption, columns, tuple(rows), note)
+
+
+def _row_name(point: Mapping[str, Any]) -> str:
+    name = RIVALS.get(point["rival"], point["rival"])
+    return name if point["strength"] is None else f"{name}, w = {point['strength']:g}"
+
+
+def _cell(value: Mapping[str, float] | None, *, percent: bool = False) -> Cell:
+    if value is None:
+        return Cell("–")
+    mean, low, high = (100 * value[end] if percent else value[end] for end in ("mean", "low", "high"))
+    digits = 1 if percent else 3
+    return Cell(f"{mean:.{digits}f}{' %' * percent}", f"{low:.{digits}f}–{high:.{digits}f}")
