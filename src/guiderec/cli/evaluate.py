@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from guiderec.cli.console import Json, answer
+from guiderec.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +34,23 @@ def evaluate(
     label: Annotated[
         str | None, typer.Option("--label", help="Name of an evaluation with --set: RUN/evaluation/PART-LABEL.json.")
     ] = None,
+    steering: Annotated[
+        bool,
+        typer.Option("--steering", help="Measure instead how dislikes and likes are honoured; in RUN/steering."),
+    ] = False,
+    strengths: Annotated[
+        str | None,
+        typer.Option("--strengths", help="With --steering: strengths of guidance, 0 is off.", metavar="W,W,..."),
+    ] = None,
+    wishes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--wish",
+            help="With --steering: dislikes or likes of an item, neighbourhood or category (dislikes:category:COLUMN "
+            "for another column of the item table than 'category'); may be repeated. [default: all that apply]",
+            metavar="KIND:WHAT",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the best model of a run on every row of a part, and record it in RUN/evaluation.
@@ -44,6 +62,12 @@ def evaluate(
     from guiderec.recipes.run import evaluate as run_evaluation
 
     overrides = parse_assignments(assignments or [])
+    if steering:
+        options = {"seen": seen, "noise_seed": noise_seed, "overrides": overrides, "label": label}
+        _steering(run, data, part, _numbers(strengths), wishes, options, as_json)
+        return
+    if strengths is not None or wishes:
+        raise ConfigError("--strengths and --wish belong to --steering.", hint="add --steering")
     record = run_evaluation(
         run, api.load(data), part, seen=seen, noise_seed=noise_seed, overrides=overrides, label=label
     )
@@ -57,3 +81,43 @@ def evaluate(
                 console.print(table.rich())
 
     answer({"run": run, **record}, as_json, show)
+
+
+def _steering(
+    run: Path,
+    data: Path,
+    part: Literal["test", "valid"],
+    strengths: list[float] | None,
+    wishes: list[str] | None,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """The same for `--steering`: another measurement, kept in another place."""
+    from guiderec import api
+    from guiderec.recipes.run import steering
+    from guiderec.steering.evaluate import STRENGTHS
+    from guiderec.steering.procedure import parse_procedure
+
+    procedures = [parse_procedure(wish) for wish in wishes] if wishes else None
+    chosen = STRENGTHS if strengths is None else strengths
+    record = steering(run, api.load(data), part, procedures=procedures, strengths=chosen, **options)
+
+    def show(console: Console) -> None:
+        from guiderec.report import runs
+        from guiderec.report.steering import tables
+
+        name = f"{part}-{options['label']}" if options["label"] else part
+        for table in tables([runs.read(run)], name):
+            console.print(table.rich())
+
+    answer({"run": run, **record}, as_json, show)
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    """`0,0.1,0.2` as numbers."""
+    if text is None:
+        return None
+    try:
+        return [float(piece) for piece in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"Strengths are numbers with commas between them, got '{text}'.") from None

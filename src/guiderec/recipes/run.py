@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 
 from guiderec.config import override
 from guiderec.data.dataset import Dataset
@@ -25,6 +26,9 @@ from guiderec.models.base import Recommender
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import build
 from guiderec.rng import Noise, numpy_generator, seed_everything
+from guiderec.steering.evaluate import STRENGTHS
+from guiderec.steering.evaluate import evaluate as evaluate_steering
+from guiderec.steering.procedure import Dislikes, Likes, standard
 from guiderec.training.checkpoint import save_tensors
 from guiderec.training.distributed import from_first, join, sum_over_processes
 from guiderec.training.loop import Outcome, fit
@@ -212,6 +216,70 @@ def distribution(
     return from_first(fabric, write)
 
 
+def steering(
+    run: Path,
+    dataset: Dataset,
+    part: Literal["valid", "test"] = "test",
+    *,
+    procedures: Sequence[Dislikes | Likes] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    seen: Literal["keep", "mask"] | None = None,
+    noise_seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    label: str | None = None,
+) -> dict[str, Any]:
+    """Measure how the best model of a run and its rivals honour dislikes and likes; write and return the record.
+
+    `run/steering/<part>.json` has the curves (`steering/evaluate.py`), `<part>.parquet` the measures of every row.
+    `procedures` are the `standard` ones where None. `seen`, `overrides` and `label` are those of `evaluate`. Under
+    torchrun the first process measures and the others wait.
+
+    Raises
+    ------
+    CheckpointError
+        If the run was trained on other data, or an override changes the shape of the weights.
+    ConfigError
+        For strengths that are negative or repeated, and categories of a column that the item table lacks.
+    """
+    name = _named(part, label, overrides)
+    changed, model = _reopened(run, dataset, overrides)
+    unconditional = _classifier_free(run, dataset, overrides)
+    fabric = join(accelerator=changed.training.accelerator, precision="fp32")
+
+    def measure() -> dict[str, Any]:
+        started = time.perf_counter()
+        found = [
+            evaluate_steering(
+                model.to(fabric.device),
+                dataset,
+                procedure,
+                part=part,
+                max_length=changed.max_length,
+                strengths=strengths,
+                seen=seen,
+                noise=Noise(noise_seed),
+                classifier_free=None if unconditional is None else unconditional.to(fabric.device),
+            )
+            for procedure in (standard(dataset.vocabulary) if procedures is None else procedures)
+        ]
+        record = {
+            "part": part,
+            "strengths": list(strengths),
+            "steers": model.steers,
+            "procedures": [each.summary() for each in found],
+            "overrides": dict(overrides or {}),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        folder = run / "steering"
+        folder.mkdir(exist_ok=True)
+        rows = pl.concat([each.rows.select(pl.lit(each.name).alias("procedure"), pl.all()) for each in found])
+        rows.write_parquet(folder / f"{name}.parquet")
+        write_json(folder / f"{name}.json", record)
+        return record
+
+    return from_first(fabric, measure)
+
+
 def read_experiment(run: Path) -> Experiment:
     """The experiment of a run directory."""
     return Experiment.from_plain(read_json(run / "experiment.json"))
@@ -233,6 +301,16 @@ def _reopened(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None) 
     changed = override(experiment, overrides or {})
     assert isinstance(changed, Experiment)
     return changed, Model.from_pretrained(run / "model").reconfigured(changed.model).recommender
+
+
+def _classifier_free(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None) -> Recommender | None:
+    """The same weights with classifier-free guidance; None for a model that has no such option."""
+    if "guidance" not in type(read_experiment(run).model).model_fields:
+        return None
+    try:
+        return _reopened(run, dataset, {**(overrides or {}), "model.guidance.name": "cfg"})[1]
+    except ConfigError:  # its guidance is of other kinds alone
+        return None
 
 
 def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) -> None:

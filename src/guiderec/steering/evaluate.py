@@ -8,11 +8,9 @@ fit `BLOCK_SCORES` numbers, so memory does not grow with the rows.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,9 +50,9 @@ class Steering:
 
     rows: pl.DataFrame
     """One line per rival, strength and row with a wish, in this order: `rival`, `strength` (null where it has none),
-    `row`, `user`, `target`, `item` (the anchor), `item_rank`, `listed` (in the list), `group_rank` (geometric mean of the
-    followed items), `shift` (binary logarithm of `group_rank` after over before), `exposure` (items of the group in the
-    list), `target_rank`, `overlap`, `target_in_group`. Null: a row without neighbours, or without a rest to overlap."""
+    `row`, `user`, `target`, `item` (the anchor), `item_rank`, `listed` (whether it is in the list), `group_rank`
+    (geometric mean of the followed items), `shift` (binary logarithm of `group_rank` after over before), `exposure`
+    (items of the group in the list), `target_rank`, `overlap`, `target_in_group`. Null: no neighbours, or no rest."""
     procedure: Dislikes | Likes
     n_rows: int
     """Rows of the part; those without a wish are not in the table."""
@@ -291,15 +289,3 @@ def _checked(strengths: Sequence[float]) -> tuple[float, ...]:
             hint="for example 0, 0.1, 0.2, 0.5",
         )
     return found
-
-
-def write(run: Path, name: str, results: Sequence[Steering], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `steering/{name}.parquet` (all tables, with a column `procedure`) and `steering/{name}.json` under a run."""
-    folder = Path(run) / "steering"
-    folder.mkdir(parents=True, exist_ok=True)
-    pl.concat([each.rows.select(pl.lit(each.name).alias("procedure"), pl.all()) for each in results]).write_parquet(
-        folder / f"{name}.parquet"
-    )
-    whole = {**record, "procedures": [each.summary() for each in results]}
-    (folder / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
-    return whole

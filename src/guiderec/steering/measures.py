@@ -35,11 +35,13 @@ def places(scores: Tensor, items: Tensor) -> Tensor:
     return found * (items != PADDING)
 
 
-def target_ranks(scores: Tensor, target: Tensor, own: Tensor) -> Tensor:
-    """(B,) 1 + the other items that score at least as high as `own` (B,), the scores of the targets (B,)."""
-    wins = scores[:, 1:] >= own[:, None]
-    itself = wins.gather(1, target[:, None] - 1)[:, 0]
-    return 1 + wins.sum(dim=1) - itself.long()
+def target_ranks(scores: Tensor, target: Tensor, own: Tensor, exclude: Tensor | None) -> Tensor:
+    """(B,) 1 + the other items, without `exclude` (B, E), that score at least as high as `own` (B,), the targets."""
+    wins = scores >= own[:, None]
+    for losers in (target[:, None], exclude):
+        if losers is not None:
+            wins.scatter_(1, losers, False)
+    return 1 + wins[:, 1:].sum(dim=1)
 
 
 def geometric_mean(ranks: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ def measured(
         "listed": (items == wishes.anchor[:, None]).any(dim=1),
         "group_rank": near,
         "exposure": wishes.group.gather(1, items).sum(dim=1),
-        "target_rank": target_ranks(scores, target, own),
+        "target_rank": target_ranks(scores, target, own, seen),
     }
     start = found if before is None else before
     found["shift"] = torch.log2(near / start["group_rank"])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -82,7 +83,7 @@ class CoOccurrence(Part):
         """The neighbours of every item, for the rows of a training part."""
         sequence, items = training_events(train)
         held = incidence(sequence, items, len(vocabulary))
-        counts = np.asarray(held.sum(axis=0)).ravel()
+        counts = np.asarray(held.sum(axis=0), dtype=np.float64).ravel()
         blocks = []
         for first, stop in _blocks(self._pairs_per_item(sequence, items, len(vocabulary))):
             meetings = (
@@ -119,7 +120,7 @@ class SharedGroups(Part):
     def __call__(self, train: Rows, vocabulary: Vocabulary) -> Neighbours:
         """The neighbours of every item; the training part only orders those that are equally similar."""
         members = groups_of(vocabulary, self.column).members
-        counts = np.asarray(incidence(*training_events(train), len(vocabulary)).sum(axis=0)).ravel()
+        counts = np.asarray(incidence(*training_events(train), len(vocabulary)).sum(axis=0), dtype=np.float64).ravel()
         sizes = np.asarray(members.sum(axis=1)).ravel()
         per_group = np.asarray(members.sum(axis=0)).ravel()
         blocks = []
@@ -175,7 +176,7 @@ def _blocks(pairs: Ids) -> Iterator[tuple[int, int]]:
     """First and last (exclusive) item of blocks of about `BLOCK_PAIRS` pairs, for the pairs (I + 1,) of each item."""
     block = np.cumsum(pairs) // BLOCK_PAIRS
     edges = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(pairs)]
-    yield from zip(edges[:-1], edges[1:], strict=True)
+    yield from pairwise(edges)
 
 
 def _strongest(similarity: csr_array, first: int, counts: Floats, keep: int) -> csr_array:

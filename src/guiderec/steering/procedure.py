@@ -32,6 +32,7 @@ from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch
 from guiderec.data.dataset import Vocabulary
 from guiderec.data.sequences import Ids, Rows
+from guiderec.errors import ConfigError, nearest
 from guiderec.rng import Noise
 from guiderec.steering.groups import Groups, groups_of
 from guiderec.steering.neighbours import CoOccurrence, Neighbours, NeighboursOf
@@ -128,6 +129,31 @@ class Likes(Part):
 
 
 Procedure = Annotated[Dislikes | Likes, Field(discriminator="name")]
+
+
+_KINDS: dict[str, type[Dislikes] | type[Likes]] = {"dislikes": Dislikes, "likes": Likes}
+_WHATS: dict[str, type[Item] | type[Neighbourhood] | type[Category]] = {
+    "item": Item,
+    "neighbourhood": Neighbourhood,
+    "category": Category,
+}
+
+
+def standard(vocabulary: Vocabulary) -> tuple[Dislikes | Likes, ...]:
+    """Where nobody chooses: dislikes of items, neighbourhoods and, if there are any, categories; likes of items."""
+    table = vocabulary.table
+    categories = [Dislikes(what=Category())] if table is not None and "category" in table.columns else []
+    return (Dislikes(what=Item()), Dislikes(what=Neighbourhood()), *categories, Likes(what=Item()))
+
+
+def parse_procedure(text: str) -> Dislikes | Likes:
+    """`dislikes:item`, `likes:neighbourhood`, `dislikes:category:COLUMN` as a procedure; else ConfigError."""
+    kind, _, rest = text.partition(":")
+    what, _, column = rest.partition(":")
+    if kind not in _KINDS or what not in _WHATS or (column and what != "category"):
+        known = [f"{kind}:{what}" for kind in _KINDS for what in _WHATS]
+        raise ConfigError(f"'{text}' is no procedure.{nearest(text, known)}", hint=f"one of {', '.join(known)}")
+    return _KINDS[kind](what=Category(column=column) if column else _WHATS[what]())
 
 
 def name_of(procedure: Dislikes | Likes) -> str:

@@ -101,7 +101,7 @@ def environment() -> dict[str, Any]:
 
 
 def collect(run: Path) -> dict[str, Any]:
-    """One record of a run: experiment, data, environment, training, every evaluation and distribution."""
+    """One record of a run: experiment, data, environment, training, every evaluation, distribution and steering."""
     record: dict[str, Any] = {
         name: read_json(run / f"{name}.json")
         for name in ("experiment", "data", "environment")
@@ -112,8 +112,9 @@ def collect(run: Path) -> dict[str, Any]:
     if (run / "log.jsonl").exists():
         record["training"] = training_summary(read_log(run / "log.jsonl"))
     record["evaluation"] = {path.stem: read_json(path) for path in sorted((run / "evaluation").glob("*.json"))}
-    if (run / "distribution").exists():
-        record["distribution"] = {path.stem: read_json(path) for path in sorted((run / "distribution").glob("*.json"))}
+    for kind in ("distribution", "steering"):
+        if (run / kind).exists():
+            record[kind] = {path.stem: read_json(path) for path in sorted((run / kind).glob("*.json"))}
     return record
 
 
