@@ -209,6 +209,8 @@ class SessionSplit(Protocol):
     """Shares of sessions that train, validate and test."""
     gap_seconds: float | None = Field(default=None, gt=0)
     """A pause longer than this begins a new session; None: the log of a user is one session."""
+    shortest_session: int = Field(default=1, ge=1)
+    """Shorter sessions are left out, before the others are divided."""
 
     @field_validator("fractions")
     @classmethod
@@ -219,6 +221,8 @@ class SessionSplit(Protocol):
         """Divide by the time of the first event, or by the given order where times are not known."""
         if self.gap_seconds is not None:
             sequences = at_pauses(sequences, self.gap_seconds)
+        if self.shortest_session > 1:
+            sequences = take(sequences, np.flatnonzero(sequences.lengths >= self.shortest_session))
         order = np.arange(len(sequences))
         if sequences.times is not None:
             order = np.argsort(sequences.times[sequences.offsets[:-1]], kind="stable")
