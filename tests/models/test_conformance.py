@@ -32,9 +32,19 @@ SMALL: dict[str, dict[str, Any]] = {
         "context": {"layers": 1, "dropout": 0.1, "input_dropout": 0.1},
         "views": {"name": "chain", "steps": 2},
     },
-    "diffrec": {"hidden": [64], "dropout": 0.1, "answer": "target"},
-    "ldiffrec": {"dim": 48, "hidden": [48], "cluster_dim": 8, "dropout": 0.0, "answer": "target"},
+    "diffrec": {"hidden": [64], "dropout": 0.0, "answer": "target"},
+    "ldiffrec": {
+        "dim": 64,
+        "hidden": [64],
+        "cluster_dim": 8,
+        "dropout": 0.0,
+        "encoder_dropout": 0.0,
+        "kl_weight": 0.0,
+        "answer": "target",
+    },
     "comirec": {"dim": 32, "interests": 3, "max_length": 10},
+    "dimerec": {"dim": 64, "interests": 3, "schedule": {"name": "exp", "steps": 10}},
+    "adigrec": {"dim": 64, "guidance": {"name": "both", "interests": 3}, "schedule": {"name": "exp", "steps": 10}},
 }
 """Options that make each model small enough to be trained in seconds; linear denoisers need width to hold 30 items."""
 
@@ -48,14 +58,41 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "preferdiff": {"noise_in_loss": True},
     "steerrec": {"noise_in_loss": True, "noise_in_scores": True},
     "cadirec": {"noise_in_loss": True, "steps": 120, "learning_rate": 1e-2},
-    "diffrec": {"noise_in_loss": True, "learning_rate": 1e-2, "steps": 300},
-    "ldiffrec": {"noise_in_loss": True, "learning_rate": 1e-2, "steps": 300},
+    "diffrec": {
+        "noise_in_loss": True,
+        "learning_rate": 1e-2,
+        "steps": 300,
+        "planted_at": 2,  # profiles are sets: both ends of a walk are next to an item without a neighbour
+    },
+    "ldiffrec": {
+        "noise_in_loss": True,
+        "learning_rate": 1e-2,
+        "steps": 300,
+        "planted_at": 5,  # the same, through a noisy latent vector: the neighbourhood is found
+        "planted_recall": 0.6,
+    },
     "comirec": {
         "noise_in_loss": True,
         "learning_rate": 1e-2,
         "without_gradient": frozenset({"start"}),  # no planted history is empty
         "planted_at": 5,  # a mean of item vectors: neighbours are found, the order is not
         "planted_recall": 0.6,
+    },
+    "dimerec": {
+        "noise_in_loss": True,
+        "noise_in_scores": True,
+        "learning_rate": 1e-2,
+        "steps": 250,
+        "without_gradient": frozenset({"start"}),  # no planted history is empty
+        "planted_recall": 0.65,  # a mean of item vectors knows the newest item by its position alone
+    },
+    "adigrec": {
+        "noise_in_loss": True,
+        "noise_in_scores": True,
+        "learning_rate": 1e-2,
+        "steps": 200,
+        "without_gradient": frozenset({"start"}),
+        "planted_recall": 0.85,
     },
 }
 """What each model says about itself, see the attributes of `ModelConformance`."""
