@@ -241,7 +241,8 @@ def test_the_vectors_are_those_that_the_rows_are_ranked_with(rows: Rows) -> None
     assert found.items.equal(model.items.detach())
     assert found.true.equal(model.items.detach()[torch.from_numpy(rows.targets())])
     assert (found.users.tolist(), found.keys.tolist()) == (rows.users().tolist(), rows.keys().tolist())
-    assert not (found.vectors.requires_grad or found.items.requires_grad)
+    assert not found.vectors.requires_grad
+    assert not found.items.requires_grad
     other = generated(model, rows, max_length=4, noise=Noise(8))
     assert not other.vectors.equal(found.vectors)
 
