@@ -134,7 +134,7 @@ class ADIGRecConfig(ModelConfig):
     """Weight of L_reg; printed without one. 0 is the ablation without it, and all that `guidance.name=g2` allows."""
     schedule: ScheduleConfig = Exponential(steps=200)
     """Noise schedule and number of diffusion steps T. The paper searches T in 50..2000: linear betas of 1e-4 to 0.02
-    would leave 0.61 of the variance at T = 50, while this schedule leaves 0.007 at 50 and 0.006 at 2000."""
+    would leave 0.60 of the variance at T = 50, while this schedule leaves 0.006 at every T."""
     generation: Generation = Generation(sampler="ddpm", steps=None, start="noise")
     """Sampler and its steps. There is no closed form of the mean over the noise, so start must be "noise"."""
 

@@ -73,8 +73,8 @@ def kuairec() -> Experiment:
 
 
 # ------------------------------------------------------------------------------------------------ Table 3
-# Its row "G2" has the numbers of DreamRec in Table 2, its row "G1" those of DimeRec, on KuaiRec nearly. The row with all
-# parts is the main result.
+# Its row "G2" has the numbers of DreamRec in Table 2, its row "G1" those of DimeRec, on KuaiRec nearly. The row with
+# all parts is the main result.
 
 
 def zhihu_g2() -> Experiment:
