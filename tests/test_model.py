@@ -519,7 +519,7 @@ def test_a_diverse_list_ends_where_the_items_end():
             Vocabulary(RAW),
             {"diversity": 1.0},
             DataError,
-            "needs the category of each item, and there is no items table",
+            "category of each item, and there is no items table",
         ),
         (
             Vocabulary(RAW, pl.DataFrame({"item": RAW, "name": RAW})),
@@ -532,8 +532,6 @@ def test_a_diverse_list_ends_where_the_items_end():
         (shelved(SHELVES), {"diversity": 1.0, "diversity_pool": 4}, ConfigError, "at least k = 5, got 4"),
     ],
 )
-def test_diversity_that_cannot_be(
-    vocabulary: Vocabulary, options: dict[str, Any], error: type[Exception], message: str
-):
+def test_impossible_diversity(vocabulary: Vocabulary, options: dict[str, Any], error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         make("sasrec", vocabulary=vocabulary).recommend(HISTORIES, k=5, **options)

@@ -26,6 +26,7 @@ COMMANDS = {
         "-k",
         "--guidance-scale",
         "--exclude-seen",
+        "--diversity",
         "--json",
     },
     "compare": {"sides", "--part", "--metric", "--distribution", "--json"},

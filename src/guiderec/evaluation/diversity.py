@@ -2,7 +2,8 @@
 
     Q(S) = sum_{i in S} score(i) + lambda sum_{i in S} sum_{j in S} [category(i) != category(j)]
 
-Greedy as in the paper (Cen et al., KDD 2020): the next item is the one with the largest score(i) + lambda sum_{j chosen} [different].
+Greedy as in the paper (Cen et al., KDD 2020): the next item is the one with the largest score plus lambda times the
+number of items already chosen whose category differs.
 An item without a category differs from none: what is unknown is no evidence of variety.
 """
 

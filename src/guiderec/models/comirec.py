@@ -6,8 +6,9 @@ Notation   paper -> code:  H -> items (B, L, D);  A -> weights (B, L, K);  V_u -
 Order      interests(), SA or DR -> loss(): the best interest, sampled softmax -> user_vectors(): all interests
 Facts      authors' public code (THUDM/ComiRec: src/model.py) for sizes, initialisation, negatives and the readout.
 Departs    1. Every row is learnt. The public code draws one prefix of at least four items from each sequence.
-           2. Negatives are drawn with replacement, by rank of their count in training; the public code draws distinct
-              ones by id, which its data sort by count. `objective=CrossEntropy()` takes all items instead.
+           2. Negatives are drawn with replacement, by rank of their count in training, and weighted by importance
+              sampling; the public code draws distinct ones by id, which its data sort by count, with TensorFlow's
+              expected counts. Both go to the softmax over all items, which is `objective=CrossEntropy()`.
            3. The best interests of all items are one list by construction. The public code takes the first N of each
               interest and merges them, which is the same list.
            4. The answer to an empty history is learnt: a start vector stands for its only item.

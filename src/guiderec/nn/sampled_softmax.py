@@ -1,12 +1,13 @@
 """Softmax over the target and items drawn for the whole batch. Shapes: B rows, N drawn items, D width, I items.
 
-An item j that is drawn with probability q_j stands for 1 / (N q_j) items like it, so that its logit is s_j - log q_j up
-to a constant. The target is treated alike, which makes the minimum that of the full softmax as N grows (Jean et al.
-2015, Sec. 3; Bengio and Senecal 2008).
+An item j that is drawn N times with probability q_j comes N q_j times, so that each time it counts 1 / (N q_j): its
+logit is s_j - log(N q_j). The target is there once in any case and has its own logit. The sum of exponentials then has
+the mean of the full softmax (importance sampling; Bengio and Senecal 2008).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -50,8 +51,8 @@ def sampled_softmax(states: Tensor, target: Tensor, negatives: Tensor, table: Te
     States (B, D), targets (B,), negatives (N,) for all rows, the table (I + 1, D) and log q (I + 1,) of its items. A
     negative that is the target of a row is no negative of that row.
     """
-    wanted = (states * table[target]).sum(dim=1) - log_q[target]  # (B,)
-    against = states @ table[negatives].T - log_q[negatives]  # (B, N)
+    wanted = (states * table[target]).sum(dim=1)  # (B,)
+    against = states @ table[negatives].T - log_q[negatives] - math.log(len(negatives))  # (B, N)
     against = against.masked_fill(negatives == target[:, None], -torch.inf)
     logits = torch.cat([wanted[:, None], against], dim=1)
     return (logits.logsumexp(dim=1) - wanted).mean()
