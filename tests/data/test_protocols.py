@@ -152,6 +152,13 @@ def test_user_split_divides_users(log, seed, fractions):
             assert [*history, target] == sequences[int(user)][-4:].tolist()
 
 
+def test_short_sessions_are_left_out_before_the_others_are_divided():
+    sessions = timed([[(0, 1)], [(10, 4), (11, 2)], [(20, 3), (21, 5), (900, 6)], [(30, 7)], [(40, 8), (41, 9)]])
+    parts = SessionSplit(gap_seconds=60, shortest_session=2, fractions=(1 / 3, 1 / 3, 1 / 3)).split(sessions)
+    found = [[rows.sequences[s].tolist() for s in range(len(rows.sequences))] for rows in parts]
+    assert found == [[[4, 2]], [[3, 5]], [[8, 9]]]
+
+
 @settings(max_examples=100, deadline=None)
 @given(logs)
 def test_sessions_are_divided_in_order_of_their_beginning(log):

@@ -18,6 +18,7 @@ from guiderec.diffusion.schedule import (
     Cosine,
     Exponential,
     Linear,
+    LinearVariance,
     Schedule,
     ScheduleConfig,
     SquareRoot,
@@ -25,7 +26,7 @@ from guiderec.diffusion.schedule import (
 )
 from guiderec.errors import ConfigError
 
-PARTS = [Linear, Exponential, Cosine, SquareRoot, TruncatedLinear, Align]
+PARTS = [Linear, Exponential, Cosine, SquareRoot, TruncatedLinear, Align, LinearVariance]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -159,11 +160,31 @@ class _Model(Part):
     schedule: ScheduleConfig = Linear()
 
 
-@pytest.mark.parametrize(
-    ("name", "part"), list(zip(["linear", "exp", "cosine", "sqrt", "trunc_lin", "align"], PARTS, strict=True))
-)
+NAMES = ["linear", "exp", "cosine", "sqrt", "trunc_lin", "align", "linear_var"]
+
+
+@pytest.mark.parametrize(("name", "part"), list(zip(NAMES, PARTS, strict=True)))
 def test_configurations_survive_plain_data(name, part):
     model = _Model(schedule=part(steps=7))
     assert model.to_plain()["schedule"]["name"] == name
     assert _Model.from_plain(model.to_plain()) == model
     assert isinstance(TypeAdapter(ScheduleConfig).validate_python({"name": name}), part)
+
+
+@pytest.mark.parametrize(("steps", "scale", "low", "high"), [(5, 1e-4, 5e-4, 5e-3), (40, 0.005, 0.005, 0.01)])
+def test_linear_variance_is_a_line_but_for_the_first_beta(steps: int, scale: float, low: float, high: float):
+    """DiffRec's settings for Amazon-book and ML-1M, with alpha_bar from the line in plain arithmetic."""
+    line = [1 - scale * (low + (high - low) * t / (steps - 1)) for t in range(steps)]
+    straight = LinearVariance(steps=steps, scale=scale, low=low, high=high, first=None)()
+    assert straight.alpha_bar.tolist() == pytest.approx(line, rel=1e-14)
+    replaced = LinearVariance(steps=steps, scale=scale, low=low, high=high)()
+    assert float(replaced.betas[0]) == 1e-5
+    assert replaced.betas[1:].tolist() == straight.betas[1:].tolist()
+    assert replaced.alpha_bar.tolist() == pytest.approx([(1 - 1e-5) * bar / line[0] for bar in line], rel=1e-14)
+
+
+def test_linear_variance_that_cannot_be():
+    with pytest.raises(ConfigError, match=r"low = 0.01 must be below high = 0.005"):
+        LinearVariance(low=0.01)
+    with pytest.raises(ConfigError, match=r"scale \* high = 1.5 must be below 1"):
+        LinearVariance(scale=300.0)
