@@ -185,6 +185,12 @@ def test_negatives_are_never_items_of_the_row_and_change_with_the_step():
     assert (drawn != built._negatives(batch, 5, 40, Noise(0, step=1))).any()
 
 
+def test_padding_moves_no_negative():
+    built = model(n_items=12, objective={"name": "binary_cross_entropy", "negatives": 3}, max_length=20)
+    narrow, wide = batch_of(ROWS), batch_of(ROWS, width=15)
+    torch.testing.assert_close(built.loss(wide, Noise(0)), built.loss(narrow, Noise(0)), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("objective", [CrossEntropy(), BinaryCrossEntropy()])
 def test_both_sides_of_the_product_learn_and_padding_does_not(objective: CrossEntropy | BinaryCrossEntropy):
     """Item 7 is a target and in no history: its gradient can only come from the output side, item 3's from both."""

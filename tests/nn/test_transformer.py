@@ -6,7 +6,7 @@ import torch
 from guiderec.nn.attention import SelfAttention, causal_mask, two_sided_mask
 from guiderec.nn.embedding import PositionEmbedding, item_embedding, positions
 from guiderec.nn.sampling import items_outside
-from guiderec.nn.transformer import TransformerEncoder
+from guiderec.nn.transformer import PreNormBlock, TransformerEncoder
 from guiderec.rng import Noise
 
 MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]).bool()
@@ -93,6 +93,23 @@ def test_items_outside_of_a_row_does_not_depend_on_the_batch():
     together = items_outside(own, 9, 20, keys=keys, noise=Noise(0), purpose="test")
     alone = items_outside(own[1:2], 9, 20, keys=keys[1:2], noise=Noise(0), purpose="test")
     assert (alone[0] == together[1]).all()
+
+
+@pytest.mark.parametrize("visible_of", [causal_mask, two_sided_mask])
+def test_the_newest_position_alone_is_that_of_the_whole_block(visible_of):
+    torch.manual_seed(0)
+    block = PreNormBlock(8, heads=2, hidden=16, dropout=0.3).double().eval()
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(block.last(x, visible_of(MASK)), block(x, visible_of(MASK))[:, -1])
+
+
+def test_numbers_instead_of_truths_are_added_to_the_logits():
+    torch.manual_seed(0)
+    attention = SelfAttention(8, heads=2).double()
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    added = torch.zeros(3, 1, 5, 5, dtype=torch.float64).masked_fill(~two_sided_mask(MASK), -torch.inf)
+    torch.testing.assert_close(attention(x, added), attention(x, two_sided_mask(MASK)))
+    torch.testing.assert_close(attention.last(x, added), attention(x, added)[:, -1])
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -108,7 +108,7 @@ class SASRec(EmbeddingRecommender):
             return batch.history.new_zeros(len(batch), length, 0)
         own = torch.cat([batch.history, batch.target[:, None]], dim=1)
         drawn = items_outside(own, self.n_items, length * size, keys=batch.key, noise=noise, purpose="negatives")
-        return drawn.view(len(batch), length, size)
+        return drawn.view(len(batch), length, size).flip(1)  # newest first, so that padding moves no draw
 
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:
         """(B, 1, D) the state at the newest item."""
