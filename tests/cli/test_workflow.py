@@ -211,3 +211,38 @@ def test_recipes_lists_every_recipe_and_shows_one(cli: Cli) -> None:
     assert shown["experiment"] == registry.recipe("steerrec:demo").to_plain()
     assert listed["steerrec:demo"] == shown["about"].splitlines()[0]
     assert all(name in cli("recipes").out for name in listed)
+
+
+def test_steering_is_measured_recorded_and_printed(cli: Cli, split: Path, runs: dict[str, Path]) -> None:
+    run, before = runs["steerrec"], sorted((runs["steerrec"] / "evaluation").iterdir())
+    options = ["--data", split, "--steering", "--strengths", "0,0.5", "--wish", "dislikes:item", "--wish", "likes:item"]
+    done = cli("evaluate", run, *options, "--json")
+    assert done.status == 0, done.err
+    assert done.json == {"run": str(run), **json.loads((run / "steering" / "test.json").read_text())}
+    assert [each["name"] for each in done.json["procedures"]] == ["dislikes item", "likes item"]
+    assert done.json["strengths"] == [0, 0.5]
+    points = done.json["procedures"][0]["points"]
+    assert {point["rival"] for point in points} >= {"steering", "classifier-free", "similarity-vectors", "filter"}
+    rows = pl.read_parquet(run / "steering" / "test.parquet")
+    (own,) = (point for point in points if (point["rival"], point["strength"]) == ("steering", 0.5))
+    kept = rows.filter(procedure="dislikes item", rival="steering", strength=0.5)
+    assert own["measures"]["exposure"]["mean"] == pytest.approx(kept["exposure"].mean())
+    assert sorted((run / "evaluation").iterdir()) == before
+    text = cli("evaluate", run, *options).out
+    assert f"{own['measures']['recall@10']['mean']:.3f}" in text
+    assert "own steering" in " ".join(text.split())
+    shutil.rmtree(run / "steering")
+
+
+def test_options_of_steering_are_checked(cli: Cli, split: Path, runs: dict[str, Path]) -> None:
+    for options, message in (
+        (["--strengths", "0,1"], "belong to --steering"),
+        (["--steering", "--strengths", "0,x"], "Strengths are numbers with commas between them, got '0,x'"),
+        (["--steering", "--strengths", "0,0"], "different numbers from 0 on"),
+        (["--steering", "--wish", "dislikes:itm"], "'dislikes:itm' is no procedure. Did you mean 'dislikes:item'?"),
+        (["--steering", "--wish", "dislikes:category"], "The item table has no column 'category': it has name."),
+    ):
+        done = cli("evaluate", runs["popularity"], "--data", split, *options)
+        assert (done.status, done.out) == (2, "")
+        assert message in done.err
+    assert not (runs["popularity"] / "steering").exists()

@@ -176,7 +176,7 @@ def test_one_row_alone_is_that_row_among_others() -> None:
     data, model = dataset(), Planted(scores())
     for procedure in (Dislikes(what=Category()), Likes(what=Neighbourhood(), places=(5, 25))):
         whole = run(model, data, procedure).rows
-        for block in (1, 3 * (ITEMS + 1)):
+        for block in (7 * (ITEMS + 1),):
             assert (
                 run(model, data, procedure, block_scores=block)
                 .rows.sort("rival", "strength", "row")
@@ -220,6 +220,23 @@ def test_means_and_intervals_are_over_users() -> None:
     draws = [by_user[random.integers(0, len(by_user), len(by_user))].mean() for _ in range(4_000)]
     low, high = np.quantile(draws, [0.025, 0.975])
     assert (measures["exposure"]["low"], measures["exposure"]["high"]) == pytest.approx((low, high), abs=0.03)
+
+
+def test_rows_without_a_wish_are_left_out_also_where_a_whole_batch_is() -> None:
+    """A liked item is looked for at the first place alone, which may be known or the target."""
+    data, model = dataset(), Planted(scores())
+    procedure = Likes(what=Item(), places=(1, 1))
+    found = run(model, data, procedure, block_scores=2 * (ITEMS + 1))
+    firsts = scores()[:, 1:].argmax(dim=1) + 1
+    known = [set(data.test.sequences[row].tolist()) for row in range(20)]
+    expected = [row for row in range(20) if int(firsts[row]) not in known[row]]
+    assert found.rows["row"].unique().sort().to_list() == expected
+    summary = found.summary(resamples=10)
+    assert (summary["n_rows"], summary["n_wishes"]) == (20, len(expected))
+    index = np.array([row for row in range(20) if row not in expected][:1] + expected[:1])
+    assert len(index) == 2
+    mixed = Dataset(**{**vars(data), "test": data.test.take(index)})
+    assert run(model, mixed, procedure, block_scores=1).rows["row"].unique().to_list() == [1]
 
 
 def test_candidates_alone_compete() -> None:

@@ -52,19 +52,31 @@ def test_a_category_is_that_of_the_anchor_and_some_members_are_named() -> None:
     batch, listed, found, rule = wishes(Dislikes(what=Category(members=3)))
     assert rule.groups is not None
     categories = {tuple(rule.groups.items(g).tolist()): g for g in range(len(rule.groups.names))}
-    chosen = set()
     for row in range(20):
         anchor = next(j for j in listed[row].tolist() if j not in (int(batch.target[row]), ITEMS))  # 30 has no category
         assert int(found.anchor[row]) == anchor
         group = categories[tuple(found.group[row].nonzero()[:, 0].tolist())]
         assert group in rule.groups.of(anchor)
-        chosen.add(rule.groups.names[group])
         named = found.named[row].tolist()
         assert len(set(named)) == 3
         assert set(named) <= set(rule.groups.items(group).tolist())
         assert found.condition[row].equal(found.named[row])
-    assert "d" in chosen  # of the two categories of an item, sometimes one and sometimes the other
     assert len({tuple(row) for row in found.named.tolist()}) > 10
+
+
+def test_of_two_categories_of_an_item_each_is_drawn_half_of_the_time() -> None:
+    data = dataset()
+    rule = Rule.of(Dislikes(what=Category()), data.train, data.vocabulary)
+    assert rule.groups is not None
+    n, item = 1_000, 20
+    history = torch.ones(n, 2, dtype=torch.int64)
+    batch = Batch(history=history, key=torch.arange(n), target=torch.full((n,), 7))
+    found = rule.wishes(batch, torch.tensor([[7, item, 1]]).expand(n, -1), history)
+    assert (found.anchor == item).all()
+    first, second = (set(rule.groups.items(int(group)).tolist()) for group in rule.groups.of(item))
+    groups = [set(row.nonzero()[:, 0].tolist()) for row in found.group]
+    assert all(group in (first, second) for group in groups)
+    assert abs(sum(group == first for group in groups) - n / 2) < 5 * np.sqrt(n / 4)
 
 
 def test_liked_items_are_drawn_from_their_places_evenly() -> None:

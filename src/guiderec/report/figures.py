@@ -365,6 +365,7 @@ def _steering_figure(procedure: Mapping[str, Any], name: str, part: str) -> Pict
     known = {point["rival"]: point for point in procedure["points"]}
     rivals = [rival for rival in steering.RIVALS if rival in known and rival != steering.UNSTEERED]
     honoured = steering.honoured_title(procedure)
+    better = "higher" if procedure["procedure"]["name"] == "likes" else "lower"
     panels = [(title(recall), recall, True), ("Overlap of the rest", "overlap", True)]
     panels += [(honoured, honoured, False), ("Exposure of the group", "exposure", False)]
     panels += [(title(recall), recall, False), ("Overlap of the rest", "overlap", False)]
@@ -378,7 +379,7 @@ def _steering_figure(procedure: Mapping[str, Any], name: str, part: str) -> Pict
             if pareto:
                 at = known[steering.UNSTEERED]["measures"]["exposure"]["mean"]
                 panel.plot(at, start, "*", color=theme.ink, markersize=11, label="unsteered", zorder=4)
-                panel.set_xlabel("Exposure of the group: its items in the list")
+                panel.set_xlabel(f"Exposure of the group ({better} honours more)")
             else:
                 panel.axhline(start, color=theme.ink, linewidth=1, linestyle=":", zorder=1)
                 panel.set_xlabel("Strength w")
@@ -399,7 +400,7 @@ def _steering_figure(procedure: Mapping[str, Any], name: str, part: str) -> Pict
         f"{procedure['name'].capitalize()}, {name}. Above: what it costs to change the exposure of the group, a marker "
         "for each strength, larger for a larger one. Below: each measure over strength. Dotted: the unsteered list."
     )
-    return _picture(f"steering-{slug(procedure['name'])}-{slug(name)}", alt, caption, draw)
+    return _picture(f"steering-{slug(procedure['name'])}", alt, caption, draw)
 
 
 def _draw_rival(

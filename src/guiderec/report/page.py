@@ -62,9 +62,10 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     from guiderec.report import figures  # matplotlib is an extra: without it this line raises ConfigError
 
     summaries = [*figures.metric_bars(records, part), *figures.clouds(records, part)]
-    for name, run in zip(labels(records), records, strict=True):
-        summaries += figures.steering_curves(run, name, part)
     sections = _sections(records, part)
+    for section, run in zip(sections, records, strict=True):
+        for picture in figures.steering_curves(run, section.name, part):
+            summaries.append(replace(picture, name=f"{picture.name}-{section.anchor}"))
     shown = [*summaries, *(picture for section in sections for picture in (section.curves, section.ranks) if picture)]
 
     out.mkdir(parents=True, exist_ok=True)

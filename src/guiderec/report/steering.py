@@ -47,15 +47,16 @@ def honoured_title(procedure: Mapping[str, Any]) -> str:
 
 def _table(run: Run, name: str, part: str, procedure: Mapping[str, Any]) -> Table:
     recall = f"recall@{procedure['cutoff']}"
-    measures = ("exposure", "shift", "overlap", recall, f"{recall} apart")
-    headings = ("Exposure", "Shift", "Overlap", title(recall), "Apart")
-    columns = ("Rival", honoured_title(procedure), "Median rank", *headings)
+    headings = ("Median\nrank", "Exposure", "Shift", "Overlap", title(recall))
     rows = [
         (
             Cell(_row_name(point)),
             _cell(share_honoured(procedure, point), percent=True),
             Cell(f"{point['median_item_rank']:,.0f}"),
-            *(_cell(point["measures"].get(each)) for each in measures),
+            _cell(point["measures"].get("exposure"), digits=2),
+            _cell(point["measures"].get("shift"), digits=2),
+            _cell(point["measures"].get("overlap"), digits=2),
+            _cell(point["measures"].get(recall)),
         )
         for point in procedure["points"]
     ]
@@ -63,10 +64,9 @@ def _table(run: Run, name: str, part: str, procedure: Mapping[str, Any]) -> Tabl
     note = (
         f"{procedure['n_wishes']:,} of {procedure['n_rows']:,} rows have a wish. Exposure: items of the group in the "
         "list. Shift: log2 of the rank of the followed items, after over before. Overlap: share of the rest of the "
-        f"list that stays. Apart: {title(recall)} of the rows whose target is not what the wish is about. Ranges: 95 % "
-        "bootstrap intervals over users."
+        "list that stays. Ranges: 95 % bootstrap intervals over users."
     )
-    return Table(caption, columns, tuple(rows), note)
+    return Table(caption, ("Rival", honoured_title(procedure).replace(" ", "\n", 1), *headings), tuple(rows), note)
 
 
 def _row_name(point: Mapping[str, Any]) -> str:
@@ -74,9 +74,9 @@ def _row_name(point: Mapping[str, Any]) -> str:
     return name if point["strength"] is None else f"{name}, w = {point['strength']:g}"
 
 
-def _cell(value: Mapping[str, float] | None, *, percent: bool = False) -> Cell:
+def _cell(value: Mapping[str, float] | None, *, percent: bool = False, digits: int = 3) -> Cell:
     if value is None:
         return Cell("–")
-    mean, low, high = (100 * value[end] if percent else value[end] for end in ("mean", "low", "high"))
-    digits = 1 if percent else 3
-    return Cell(f"{mean:.{digits}f}{' %' * percent}", f"{low:.{digits}f}–{high:.{digits}f}")
+    if percent:
+        return Cell(f"{100 * value['mean']:.1f} %", f"{100 * value['low']:.1f}–{100 * value['high']:.1f}")
+    return Cell(f"{value['mean']:.{digits}f}", f"{value['low']:.{digits}f}–{value['high']:.{digits}f}")

@@ -174,12 +174,13 @@ def evaluate(
         for first in range(0, len(rows), size):
             index = np.arange(first, min(first + size, len(rows)))
             frames.append(_batch(model, contenders, rule, rows, index, candidates, max_length, strengths, seen, noise))
-    table = pl.concat([frame for same in zip(*frames, strict=True) for frame in same])
-    if not len(table):
+    frames = [batch for batch in frames if batch]
+    if not frames:
         raise DataError(
             f"No row of part '{part}' has an item to wish for by the procedure '{name_of(procedure)}'.",
             hint="for categories, check that the item table names one for the items that are recommended",
         )
+    table = pl.concat([frame for same in zip(*frames, strict=True) for frame in same])
     return Steering(table, procedure, len(rows), seen, noise.seed, time.perf_counter() - started)
 
 
@@ -195,7 +196,7 @@ def _batch(
     seen: Seen,
     noise: Noise,
 ) -> list[pl.DataFrame]:
-    """The table of the rows `index` for each rival and strength, the unsteered list first."""
+    """The table of the rows `index` for each rival and strength, unsteered first; none where none has a wish."""
     procedure, device = rule.procedure, model.device
     history, target = rows.windows(index, max_length)
     batch = Batch(
@@ -207,6 +208,8 @@ def _batch(
     listed = listed_items(scores, min(procedure.depth, model.n_items), hidden)
     wishes = rule.wishes(batch, listed, known)
     having = (wishes.anchor != PADDING).nonzero()[:, 0]
+    if not len(having):
+        return []
     batch, wishes, scores = batch.rows(having), wishes.rows(having), scores[having]
     hidden = None if hidden is None else hidden[having]
     situation = Situation(batch, noise, scores, wishes, procedure.name)
