@@ -16,7 +16,7 @@ from .conftest import Cli
 
 COMMANDS = {
     "train": {"recipe", "--data", "--set", "--seed", "--out", "--resume", "--json"},
-    "evaluate": {"run", "--data", "--part", "--seen", "--noise-seed", "--set", "--label", "--json"},
+    "evaluate": {"run", "--data", "--part", "--seen", "--noise-seed", "--set", "--label", "--interests", "--json"},
     "distribution": {"run", "--data", "--part", "--noise-seed", "--set", "--label", "--json"},
     "recommend": {
         "run",
@@ -29,7 +29,7 @@ COMMANDS = {
         "--diversity",
         "--json",
     },
-    "compare": {"sides", "--part", "--metric", "--distribution", "--json"},
+    "compare": {"sides", "--part", "--metric", "--distribution", "--interests", "--json"},
     "report": {"runs", "--out", "--part", "--json"},
     "recipes": {"name", "--json"},
     "demo": {"--out", "--seed", "--json"},

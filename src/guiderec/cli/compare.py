@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from guiderec.cli.console import Json, answer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from guiderec.evaluation.interests import Change
     from guiderec.evaluation.seeds import SeedComparison
     from guiderec.evaluation.significance import Comparison
 
@@ -38,6 +40,12 @@ def compare(
             "seeds: at least two runs per side.",
         ),
     ] = False,
+    interests: Annotated[
+        bool,
+        typer.Option(
+            "--interests", help="Compare the measures of interests (as `guiderec evaluate --interests` recorded)."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare evaluated runs row by row with the first: differences, 95 % intervals and corrected p values.
@@ -45,6 +53,15 @@ def compare(
     Example: guiderec compare runs/base-0,runs/base-1 runs/new-0,runs/new-1 --metric ndcg@10
     """
     groups = [[Path(run.strip()) for run in side.split(",") if run.strip()] for side in sides]
+    if interests:
+        if metric or distribution or len(groups) != 2:
+            raise typer.BadParameter("takes two sides and no other measure.", param_hint="--interests")
+        from guiderec.evaluation.interests import compare as compare_interests
+
+        changes = compare_interests(groups[0], groups[1], part=part)
+        result = {"part": part, "before": groups[0], "after": groups[1], "changes": [c.to_plain() for c in changes]}
+        answer(result, as_json, lambda console: _show_interests(console, changes, part))
+        return
     if distribution:
         if metric:
             raise typer.BadParameter("there is one measure of distributions.", param_hint="--metric")
@@ -98,6 +115,29 @@ def _show_seeds(console: Console, comparison: SeedComparison) -> None:
         style="dim",
         markup=False,
     )
+
+
+def _show_interests(console: Console, changes: Sequence[Change], part: str) -> None:
+    import rich.box
+    from rich.table import Table
+
+    from guiderec.report.interests import TITLES
+
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Measure")
+    for name in ("Before", "After", "Difference", "95 % interval", "Rows"):
+        table.add_column(name, justify="right")
+    for change in changes:
+        table.add_row(
+            TITLES[change.measure],
+            f"{change.before:.3f}",
+            f"{change.after:.3f}",
+            f"{change.difference:+.3f}",
+            f"{change.low:+.3f} to {change.high:+.3f}",
+            f"{change.n_rows:,}",
+        )
+    console.print(table)
+    console.print(f"Paired over rows of the {part} part; users are resampled.", style="dim", markup=False)
 
 
 def _p(value: float) -> str:

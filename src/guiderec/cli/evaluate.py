@@ -51,6 +51,10 @@ def evaluate(
             metavar="KIND:WHAT",
         ),
     ] = None,
+    interests: Annotated[
+        bool,
+        typer.Option("--interests", help="Measure the interests of a model beside: how many, how routed, what lists."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the best model of a run on every row of a part, and record it in RUN/evaluation.
@@ -62,6 +66,8 @@ def evaluate(
     from guiderec.recipes.run import evaluate as run_evaluation
 
     overrides = parse_assignments(assignments or [])
+    if steering and interests:
+        raise ConfigError("--steering and --interests are two measurements.", hint="ask for one at a time")
     if steering:
         options = {"seen": seen, "noise_seed": noise_seed, "overrides": overrides, "label": label}
         _steering(run, data, part, _numbers(strengths), wishes, options, as_json)
@@ -69,14 +75,22 @@ def evaluate(
     if strengths is not None or wishes:
         raise ConfigError("--strengths and --wish belong to --steering.", hint="add --steering")
     record = run_evaluation(
-        run, api.load(data), part, seen=seen, noise_seed=noise_seed, overrides=overrides, label=label
+        run,
+        api.load(data),
+        part,
+        seen=seen,
+        noise_seed=noise_seed,
+        overrides=overrides,
+        label=label,
+        interests=interests,
     )
 
     def show(console: Console) -> None:
+        from guiderec.report import interests as interest_tables
         from guiderec.report import runs, tables
 
         evaluated, name = [runs.read(run)], f"{part}-{label}" if label else part
-        for kind in (tables.results, tables.otherwise, tables.groups):
+        for kind in (tables.results, tables.otherwise, tables.groups, interest_tables.tables):
             for table in kind(evaluated, name):
                 console.print(table.rich())
 

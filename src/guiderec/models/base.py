@@ -183,6 +183,7 @@ class InterestConditioned(EmbeddingRecommender):
         self.start = nn.Parameter(config.init_std * torch.randn(config.dim))
         self.denoiser = InterestDenoiser(config.dim, rows, width, form=config.form, insertion=insertion)
         self.chains = rows if config.form == "per_interest" else 1
+        self.n_interests = self.chains
         self.sphere = config.sphere
         self.noise_scale = 1.0 if config.noise_scale == 1 else config.dim**-0.5
         self.schedule = config.schedule()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from torch import Tensor
 
 from guiderec.config import override
 from guiderec.data.dataset import Dataset
@@ -19,8 +20,12 @@ from guiderec.data.loader import Loader
 from guiderec.data.sequences import Ids, Rows
 from guiderec.errors import CheckpointError, ConfigError
 from guiderec.evaluation.distribution import PERMUTATIONS, generated, mmd
+from guiderec.evaluation.diversity import category_codes
 from guiderec.evaluation.evaluate import count_items, validation_metrics
 from guiderec.evaluation.evaluate import evaluate as evaluate_model
+from guiderec.evaluation.interests import interests as measure_interests
+from guiderec.evaluation.interests import rows_path as interest_rows
+from guiderec.evaluation.metrics import parse_metrics
 from guiderec.model import Model
 from guiderec.models.base import Recommender
 from guiderec.recipes.experiment import Experiment
@@ -111,6 +116,7 @@ def evaluate(
     metrics: tuple[str, ...] | None = None,
     overrides: Mapping[str, Any] | None = None,
     label: str | None = None,
+    interests: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the best model of a run on a part of the split; write and return `run/evaluation/<part>.json`.
 
@@ -125,32 +131,49 @@ def evaluate(
         `model.generation.steps`: the trained weights are evaluated under them.
     label
         Appended to the file name, `<part>-<label>.json`; needed with `overrides`, to keep the plain evaluation.
+    interests
+        Also measure the interests behind the lists of the largest cutoff (`evaluation/interests.py`): `interests` in
+        the record, and one line per row in `<part>.interests.parquet`.
 
     Raises
     ------
     CheckpointError
         If the run was trained on other data, or an override changes the shape of the weights.
+    ConfigError
+        With `interests`, for a model that does not rank by vectors.
     """
     name = _named(part, label, overrides)
     changed, model = _reopened(run, dataset, overrides)
     fabric = join(accelerator=changed.training.accelerator, precision="fp32")
+    shared: dict[str, Any] = {
+        "max_length": changed.max_length,
+        "seen": seen or dataset.seen,
+        "candidates": _candidates(dataset, part),
+        "noise": Noise(noise_seed),
+        "shard": (fabric.global_rank, fabric.world_size),
+        "sum_over": partial(sum_over_processes, fabric),
+    }
+    rows, chosen = dataset.part(part), parse_metrics(metrics or changed.metrics)
+    model = model.to(fabric.device)
+    found = None
+    if interests:  # before the long part: a model may have none
+        longest = max(metric.k for metric in chosen)
+        found = measure_interests(model, rows, k=longest, categories=_categories(dataset), **shared)
     evaluation = evaluate_model(
-        model.to(fabric.device),
-        dataset.part(part),
-        max_length=changed.max_length,
-        metrics=metrics or changed.metrics,
-        seen=seen or dataset.seen,
-        candidates=_candidates(dataset, part),
-        noise=Noise(noise_seed),
+        model,
+        rows,
+        metrics=[metric.name for metric in chosen],
         training_counts=count_items(dataset.train, dataset.n_items),
-        shard=(fabric.global_rank, fabric.world_size),
-        sum_over=partial(sum_over_processes, fabric),
+        **shared,
     )
 
     def write() -> dict[str, Any]:
         evaluation.write(run, name)
         path = run / "evaluation" / f"{name}.json"
         record = {**read_json(path), "part": part, "overrides": dict(overrides or {})}
+        if found is not None:
+            found.rows.write_parquet(interest_rows(run, name))
+            record["interests"] = found.summary()
         write_json(path, record)
         return record
 
@@ -351,6 +374,17 @@ def describe(dataset: Dataset, train: Rows) -> dict[str, Any]:
         "split_sha256": dataset.split_sha256,
         "rows": {"train": len(train), "valid": len(dataset.valid), "test": len(dataset.test)},
     }
+
+
+def _categories(dataset: Dataset) -> Tensor | None:
+    """(I + 1,) codes of the column `category` of the items table, where it has text or whole numbers."""
+    table = dataset.vocabulary.table
+    if table is None or "category" not in table.columns:
+        return None
+    column = table["category"]
+    if not (column.dtype == pl.String or column.dtype.is_integer()) or column.null_count() == len(column):
+        return None
+    return category_codes(column.to_list())
 
 
 def _candidates(dataset: Dataset, part: str) -> Ids | None:
