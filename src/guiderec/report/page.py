@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guiderec.errors import ConfigError
-from guiderec.report import steering, tables
+from guiderec.report import interests, steering, tables
 from guiderec.report.runs import Run, labels, read
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     records = [read(path) for path in runs]
     kinds = (tables.results, tables.otherwise, tables.groups, tables.over_seeds, tables.beyond, tables.distributions)
     tabulated = [table for kind in kinds for table in kind(records, part)]
-    tabulated += steering.tables(records, part)
+    tabulated += [*interests.tables(records, part), *steering.tables(records, part)]
     template = _template()
     from guiderec.report import figures  # matplotlib is an extra: without it this line raises ConfigError
 
