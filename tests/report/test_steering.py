@@ -99,7 +99,7 @@ def test_the_terminal_shows_the_numbers_uncut_in_80_columns(make_run: MakeRun) -
     for each in record["procedures"][0]["points"]:
         exposure = each["measures"]["exposure"]
         assert f"{exposure['low']:.2f}–{exposure['high']:.2f}" in text
-    for word in ("Recall@10", "classifier-free", "similarity", "Exposure"):
+    for word in ("Recall@10", "guidance", "similarity", "Exposure"):
         assert word in text
     assert max(map(len, text.splitlines())) <= 80
 

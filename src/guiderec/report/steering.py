@@ -12,7 +12,7 @@ UNSTEERED = "unsteered"
 RIVALS = {
     UNSTEERED: "unsteered",
     "steering": "own steering",
-    "classifier-free": "classifier-free guidance",
+    "classifier-free": "guidance without the wish",
     "similarity-vectors": "similarity of vectors",
     "similarity-co-occurrence": "similarity in the data",
     "filter": "filter: the named",
