@@ -16,7 +16,20 @@ from .conftest import Cli
 
 COMMANDS = {
     "train": {"recipe", "--data", "--set", "--seed", "--out", "--resume", "--json"},
-    "evaluate": {"run", "--data", "--part", "--seen", "--noise-seed", "--set", "--label", "--interests", "--json"},
+    "evaluate": {
+        "run",
+        "--data",
+        "--part",
+        "--seen",
+        "--noise-seed",
+        "--set",
+        "--label",
+        "--steering",
+        "--strengths",
+        "--wish",
+        "--interests",
+        "--json",
+    },
     "distribution": {"run", "--data", "--part", "--noise-seed", "--set", "--label", "--json"},
     "recommend": {
         "run",
