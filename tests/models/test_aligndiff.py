@@ -239,11 +239,11 @@ def test_nothing_is_computed_again_at_every_step(monkeypatch: pytest.MonkeyPatch
     """U and V once for the batch, h once for each of two buckets, both passes one batch, T steps for each bucket."""
     matrices, levels = Counting(monkeypatch, OrthogonalMatrix), Counting(monkeypatch, LevelAttention)
     whole, newest = Counting(monkeypatch, PreNormBlock), Counting(monkeypatch, PreNormBlock, "last")
-    make().user_vectors(batch_of(ROWS), NOISE)
+    make().user_vectors(batch_of(8 * ROWS), NOISE)
     assert len(matrices.rows) == 2
-    assert sorted(levels.rows) == [1, 4]  # the histories of up to 4 items, and the long one
-    assert sorted(whole.rows) == [2] * T + [8] * T  # the first of two blocks; both conditions
-    assert sorted(newest.rows) == [2] * T + [8] * T  # the last block, for the newest position
+    assert sorted(levels.rows) == [8, 32]  # the long histories, and those of up to 4 items
+    assert sorted(whole.rows) == [16] * T + [64] * T  # the first of two blocks; both conditions
+    assert sorted(newest.rows) == [16] * T + [64] * T  # the last block, for the newest position
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_gaps_in_is_the_docstring():
 
 
 def test_gaps_in_buckets_are_all_gaps():
-    batch = batch_of(ROWS)
+    batch = batch_of(8 * ROWS)
     where = Masking(ratio=0.5)(mask_of(batch), batch.key, Noise(0), "test")
     parts = gaps_in(batch.history, where)
     assert len(parts) == 2
