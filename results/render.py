@@ -160,7 +160,7 @@ def readme_block(records: Sequence[Record], published: Mapping[str, Any]) -> str
             )
         title = published.get(data, {}).get("title", f"`{data}`")
         table = _table(("Model", "Width", "Seeds", *map(_title, SHORT), "Published"), rows)
-        parts += [f"{title}, test part:", table, _lines(_findings_for(data, widest, published))]
+        parts += [f"{title}, test part:", table, _lines(_findings_for(data, records, widest, published))]
     return "\n\n".join(part for part in parts if part) or "No records yet."
 
 
@@ -183,32 +183,37 @@ How to read it:
 
 
 def _findings(records: Sequence[Record], published: Mapping[str, Any]) -> list[str]:
-    lines = [line for data, widest in _by_data(records).items() for line in _findings_for(data, widest, published)]
+    lines = [
+        line for data, widest in _by_data(records).items() for line in _findings_for(data, records, widest, published)
+    ]
     return ["## In short", _lines(lines)] if lines else []
 
 
-def _findings_for(data: str, widest: Mapping[str, Sequence[Record]], published: Mapping[str, Any]) -> list[str]:
+def _findings_for(
+    data: str, records: Sequence[Record], widest: Mapping[str, Sequence[Record]], published: Mapping[str, Any]
+) -> list[str]:
     """What follows from the numbers by comparing them, and nothing more."""
     table = published.get(data)
     if table is None:
         return []
-    main = table["model"]
-    metrics = {key: [m for m in table["metrics"] if m in metrics_of(own)] for key, own in widest.items()}
-    means = {
-        key: {metric: mean(over_seeds(own, "test")[key][metric]) for metric in metrics[key]}
-        for key, own in widest.items()
-    }
+    main, order = table["model"], table["metrics"]
     learns_from = {
         name: run.learns_from for study in STUDIES.values() if study.data == data for name, run in study.runs.items()
     }
-    baselines = [key for key in means if key in learns_from and not key.startswith((main, "popularity"))]
+    baselines = [key for key in widest if key in learns_from and not key.startswith((main, "popularity"))]
     undiffused = [key for key in baselines if key.startswith(WITHOUT_DIFFUSION)]
-    lines = [_against_table(key, widest[key], means[key], table) for key in undiffused]
-    if main in means:
-        lines.append(_against_published(main, widest[main], means[main], published))
-        lines += [_against_main(key, main, means, learns_from[key]) for key in baselines]
-        lines += [_against_main(key, main, means, None) for key in means if key.startswith(main) and key != main]
+    lines = [_against_table(key, widest[key], _test_means(key, widest[key], order), table) for key in undiffused]
+    if main in widest:
+        lines.append(_against_published(main, widest[main], _test_means(main, widest[main], order), published))
+        for key in [*baselines, *(key for key in widest if key.startswith(main) and key != main)]:
+            same_study = [record for record in records if (record.study, record.name) == (widest[key][0].study, main)]
+            lines.append(_against_main(key, main, widest[key], same_study or widest[main], learns_from.get(key), order))
     return lines
+
+
+def _test_means(key: str, own: Sequence[Record], order: Sequence[str]) -> dict[str, float]:
+    """Metric -> mean over seeds on the test part, for those of `order` that were measured."""
+    return {metric: mean(over_seeds(own, "test")[key][metric]) for metric in order if metric in metrics_of(own)}
 
 
 WITHOUT_DIFFUSION = ("markov", "sasrec")
@@ -243,11 +248,18 @@ def _against_published(key: str, own: Sequence[Record], ours: Mapping[str, float
     )
 
 
-def _against_main(key: str, main: str, means: Mapping[str, Mapping[str, float]], learns_from: str | None) -> str:
-    both = [metric for metric in means[main] if metric in means[key]]
-    above = sum(means[key][metric] > means[main][metric] for metric in both)
+def _against_main(
+    key: str, main: str, own: Sequence[Record], other: Sequence[Record], learns_from: str | None, order: Sequence[str]
+) -> str:
+    """A run against the main model: that of the same study where it has one, else the widest."""
+    ours, theirs = _test_means(key, own, order), _test_means(main, other, order)
+    both = [metric for metric in theirs if metric in ours]
+    above = sum(ours[metric] > theirs[metric] for metric in both)
     source = "" if learns_from is None else f" It learns from {learns_from}."
-    return f"In our own runs, {RUNS[key][0]} is above {RUNS[main][0]} in {above} of {len(both)} metrics.{source}"
+    return (
+        f"In our own runs, {RUNS[key][0]} ({_wide(own[0])}{_seeds(own)}) is above {RUNS[main][0]} "
+        f"({_wide(other[0])}{_seeds(other)}) in {above} of {len(both)} metrics.{source}"
+    )
 
 
 def _study(
