@@ -45,7 +45,7 @@ from guiderec.diffusion.schedule import ScheduleConfig, TruncatedLinear
 from guiderec.diffusion.sequence import BoundSequenceDenoiser, SequenceDenoiser
 from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.attention import two_sided_mask
-from guiderec.nn.buckets import by_length, in_buckets
+from guiderec.nn.buckets import by_history
 from guiderec.nn.embedding import PositionEmbedding
 from guiderec.nn.orthogonal import LevelAttention
 from guiderec.rng import Noise
@@ -221,8 +221,7 @@ class AlignDiff(EmbeddingRecommender):
     def _by_history(self, query: Query, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """`function` of histories (n, L') and their rows (n,), for rows of like length at a time: (B, D)."""
         history = query.history[:, -self.config.max_length :]
-        buckets = by_length(history != PADDING)
-        return in_buckets(buckets, lambda bucket: function(history[bucket.rows, -bucket.length :], bucket.rows))
+        return by_history(history, history != PADDING, function)
 
     def item_vectors(self) -> Tensor:
         """(I + 1, D)."""

@@ -33,7 +33,7 @@ from guiderec.diffusion.schedule import ScheduleConfig, TruncatedLinear
 from guiderec.diffusion.sequence import BoundSequenceDenoiser, SequenceDenoiser
 from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.attention import two_sided_mask
-from guiderec.nn.buckets import by_length, in_buckets
+from guiderec.nn.buckets import by_history
 from guiderec.nn.embedding import PositionEmbedding
 from guiderec.rng import Noise
 
@@ -150,8 +150,7 @@ class DiffuRec(EmbeddingRecommender):
         if self.config.padding == "public_code":  # padding is part of the answer, so its amount must not vary
             history = F.pad(history, (self.config.max_length - history.shape[1], 0), value=PADDING)
             return function(history, torch.arange(len(history), device=history.device))
-        buckets = by_length(history != PADDING)
-        return in_buckets(buckets, lambda bucket: function(history[bucket.rows, -bucket.length :], bucket.rows))
+        return by_history(history, history != PADDING, function)
 
     def item_vectors(self) -> Tensor:
         """(I + 1, D)."""

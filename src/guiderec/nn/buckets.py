@@ -58,3 +58,12 @@ def in_buckets(buckets: list[Bucket], function: Callable[[Bucket], Tensor]) -> T
     """`function` of every bucket, (n, ...) each, with the rows back in their places: (B, ...)."""
     place = torch.cat([bucket.rows for bucket in buckets]).argsort()
     return torch.cat([function(bucket) for bucket in buckets])[place]
+
+
+def by_history(history: Tensor, mask: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`function` of histories (n, L') and their rows (n,) in the batch, for rows of like length at a time: (B, ...).
+
+    `history` (B, L) and its mask, True at items; L' is the longest history of each group.
+    """
+    buckets = by_length(mask)
+    return in_buckets(buckets, lambda bucket: function(history[bucket.rows, -bucket.length :], bucket.rows))
