@@ -6,6 +6,7 @@ GuideRecError
 ├── CheckpointError   a run or model directory is missing, damaged, or of another version
 ├── TrainingError     training cannot go on (a loss that is not finite)
 ├── ScoreError        a model gave scores that cannot be ranked (nan, +inf, a wrong shape)
+├── ServingError      the server cannot start or cannot answer now (a database, a port, a full queue)
 └── NotFittedError    a model is asked for scores before it was trained
 
 A message says where, what was expected, what was found (a value, a count, the first place) and, after
@@ -47,6 +48,10 @@ class ScoreError(GuideRecError):
     """A model gave scores that cannot be ranked. `row` is the row of the query, where one is to blame."""
 
     row: int | None = None
+
+
+class ServingError(GuideRecError):
+    """The server cannot start, or cannot answer now; the request itself may be right."""
 
 
 class NotFittedError(GuideRecError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,11 +40,17 @@ class Vocabulary:
         """Internal ids 1..I. Raises DataError for an unknown id, with the nearest known one."""
         return [self._encode(item) for item in raw]
 
-    def _encode(self, item: RawId) -> int:
+    def find(self, item: RawId) -> int | None:
+        """Internal id of a raw id, None for an unknown one. An integer may be given as text, as typed by a person."""
         if item in self._ids:
             return self._ids[item]
-        if isinstance(item, str) and item.lstrip("-").isdigit() and int(item) in self._ids:  # typed on a command line
-            return self._ids[int(item)]
+        if isinstance(item, str) and re.fullmatch(r"-?[0-9]{1,20}", item):
+            return self._ids.get(int(item))
+        return None
+
+    def _encode(self, item: RawId) -> int:
+        if (known := self.find(item)) is not None:
+            return known
         near = nearest(str(item), map(str, self.raw)) if len(self) <= 200_000 else ""
         raise DataError(f"Item {item!r} is not in the catalogue of {len(self):,} items.{near}")
 

@@ -1,0 +1,327 @@
+"""What goes into the service and what comes out, as typed values with limits. Knows no web framework.
+
+The limits keep one request from costing what a thousand should: lengths of texts and lists, k, the strength of guidance.
+Names of fields are those of the HTTP interface; the docstrings below are its reference.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, StrictStr, Tag, model_validator
+
+from guiderec.data.dataset import RawId
+from guiderec.serving.feedback import Kind
+
+MAX_TEXT = 256
+"""Characters of an id, a name or a search."""
+MAX_HISTORY = 1000
+"""Items of a history."""
+MAX_LISTED_WISHES = 100
+"""Likes, and dislikes, of one request."""
+MAX_K = 1000
+"""Recommendations of one request."""
+MAX_SCALE = 1000.0
+"""Strength of guidance. Far beyond all use; keeps float32 finite."""
+MAX_PAGE = 1000
+"""Items or people of one listing."""
+
+_PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+
+Text = Annotated[StrictStr, Field(min_length=1, max_length=MAX_TEXT, pattern=_PRINTABLE)]
+"""Without control characters, which PostgreSQL refuses and nobody means."""
+ItemId = Annotated[Text | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)], Field(examples=["B0001"])]
+User = Annotated[Text, Field(examples=["ada"])]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+# ------------------------------------------------------------------------------------------------------------- requests
+
+
+class ItemWish(_Value):
+    """A liked or disliked item."""
+
+    item: ItemId
+    """Its id in the catalogue."""
+
+
+class CategoryWish(_Value):
+    """A liked or disliked category."""
+
+    category: Text
+    """Its name, as `GET /categories` lists it."""
+
+
+def _wish_kind(value: Any) -> str | None:
+    if isinstance(value, _Value):
+        return "item" if isinstance(value, ItemWish) else "category"
+    kinds = [kind for kind in ("item", "category") if isinstance(value, dict) and kind in value]
+    return kinds[0] if len(kinds) == 1 else None
+
+
+Wish = Annotated[
+    Annotated[ItemWish, Tag("item")] | Annotated[CategoryWish, Tag("category")],
+    Discriminator(
+        _wish_kind,
+        custom_error_type="wish",
+        custom_error_message='a wish is {{"item": id}} or {{"category": name}}, one of the two',
+    ),
+]
+Wishes = Annotated[tuple[Wish, ...], Field(max_length=MAX_LISTED_WISHES)]
+
+
+class RecommendRequest(_Value):
+    """Who asks, and what they wish. At least one of `user` and `history`."""
+
+    user: User | None = None
+    """Stored feedback of this user acts too, and without `history` also the history that is known for them. A user
+    that nothing is known about gets what the model recommends to a newcomer."""
+    history: Annotated[tuple[ItemId, ...], Field(max_length=MAX_HISTORY)] | None = None
+    """Items, oldest first, used instead of what is known."""
+    likes: Wishes = ()
+    """To pull towards, for this request alone; they outrank what is stored about the same item or category."""
+    dislikes: Wishes = ()
+    """To push away from, for this request alone. A disliked item is never in the list."""
+    k: int = Field(10, ge=1, le=MAX_K, strict=True)
+    """Length of the list, at most the number of items of the catalogue."""
+    guidance_scale: float | None = Field(None, ge=0, le=MAX_SCALE, allow_inf_nan=False, strict=True)
+    """Strength of guidance; 0 is off, null takes the model's own."""
+    explain: bool = Field(False, strict=True)
+    """Whether each item comes with the contributions that its score is the sum of. Not every model can say."""
+    exclude_seen: bool = Field(False, strict=True)
+    """Whether items of the history stay out of the list."""
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if self.user is None and self.history is None:
+            raise ValueError("give 'user', 'history' or both")
+        both = set(self.likes) & set(self.dislikes)
+        if both:
+            raise ValueError(f"{min(map(str, both))} is both liked and disliked")
+        return self
+
+
+class FeedbackRequest(_Value):
+    """Something that a user says about an item or a category: exactly one of the two."""
+
+    user: User
+    """Any name for a user; they need not be known."""
+    kind: Kind
+    """`like` and `dislike` replace each other; `clear` takes either back; `seen` adds an item to the history."""
+    item: ItemId | None = None
+    """Id in the catalogue."""
+    category: Text | None = None
+    """Name of a category."""
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        if (self.item is None) == (self.category is None):
+            raise ValueError("give one of 'item' and 'category'")
+        if self.kind == "seen" and self.item is None:
+            raise ValueError("'seen' is said of an item, not of a category")
+        return self
+
+
+class SwapRequest(_Value):
+    """Which model to serve from now on."""
+
+    path: Annotated[StrictStr, Field(min_length=1, max_length=1024, pattern=_PRINTABLE, examples=["runs/new"])]
+    """Directory of a run or saved model, below the directory that the server takes models from."""
+
+
+# -------------------------------------------------------------------------------------------------------------- replies
+
+
+class Item(_Value):
+    """An item of the catalogue."""
+
+    item_id: RawId
+    """Raw id."""
+    name: str
+    """What to call it; its id where it has no name."""
+    category: str | None
+    """Its category, where known."""
+
+
+class Contribution(_Value):
+    """One summand of a score."""
+
+    source: Literal["history", "like", "dislike", "base"]
+    """`base` is what would be there without a history and wishes."""
+    item_id: RawId | None
+    """The item of the history or wish; null for a category and for `base`."""
+    name: str | None
+    """Name of that item."""
+    category: str | None
+    """The category of the wish, or that of the item."""
+    amount: float
+    """In units of the score."""
+
+
+class RankedItem(Item):
+    """A recommendation."""
+
+    rank: int
+    """From 1."""
+    score: float
+    """Of the model; comparable within one reply."""
+    contributions: list[Contribution] | None = None
+    """They add up to the score. null unless `explain` was asked."""
+
+
+class Honoured(_Value):
+    """How wishes acted; null where there were none."""
+
+    likes: Literal["steered", "history"] | None
+    """`history`: liked items were appended to the history, since this model cannot be pulled."""
+    dislikes: Literal["steered", "filtered"] | None
+    """`filtered`: disliked items were left out, and nothing else changed."""
+
+
+class ActingWishes(_Value):
+    """Likes and dislikes together: of the request and stored."""
+
+    likes: list[Wish]
+    """Oldest first, those of the request last."""
+    dislikes: list[Wish]
+    """Oldest first, those of the request last."""
+
+
+class ModelLabel(_Value):
+    """Which model answered."""
+
+    name: str
+    """For example `steerrec`."""
+    steers: bool
+    """Whether dislikes change the scores and not only the list."""
+    explains: bool
+    """Whether it can say what a score is made of."""
+    version: str
+    """Digest of the model's files: equal for equal models."""
+
+
+class RecommendReply(_Value):
+    """A list, and what it was made from."""
+
+    user: str | None
+    """As in the request."""
+    history: list[Item]
+    """Oldest first; the newest ones, where there are very many."""
+    items: list[RankedItem]
+    """Best first; fewer than k where fewer are left."""
+    honoured: Honoured
+    """How the wishes acted."""
+    wishes: ActingWishes
+    """What acted."""
+    guidance_scale: float | None
+    """Strength that acted; null for a model without guidance."""
+    model: ModelLabel
+    """Which model answered."""
+
+
+class FeedbackReply(_Value):
+    """Feedback that is stored for good."""
+
+    id: int
+    """Larger than that of all feedback acknowledged before."""
+    user: str
+    """As in the request."""
+    kind: Kind
+    """As in the request."""
+    item: RawId | None = None
+    """Id as the catalogue writes it; absent for a category."""
+    category: str | None = None
+    """Absent for an item."""
+    time: datetime
+    """UTC, by the clock of the server."""
+
+
+class StoredReply(_Value):
+    """What the feedback of a user amounts to now."""
+
+    user: str
+    """As asked."""
+    likes: list[Wish]
+    """Oldest first."""
+    dislikes: list[Wish]
+    """Oldest first."""
+    seen: list[RawId]
+    """Oldest first; appended to the history that is known otherwise."""
+
+
+class ItemsReply(_Value):
+    """Items found."""
+
+    items: list[Item]
+    """Best match first."""
+
+
+class Category(_Value):
+    """A category that can be liked and disliked."""
+
+    name: str
+    """Its name."""
+    n_items: int
+    """How many items have it."""
+
+
+class CategoriesReply(_Value):
+    """All categories."""
+
+    categories: list[Category]
+    """Largest first; empty for a catalogue without categories."""
+
+
+class Person(_Value):
+    """A user whose history is known."""
+
+    user: str
+    """What to ask for."""
+    length: int
+    """Items in the history."""
+    preview: list[str]
+    """Names of the newest items, newest first."""
+
+
+class PeopleReply(_Value):
+    """Users whose histories are known."""
+
+    people: list[Person]
+    """Empty for a server without data."""
+
+
+class Honours(_Value):
+    """What a model does with wishes."""
+
+    likes: Literal["steered", "history"]
+    """As in `honoured` of a recommendation."""
+    dislikes: Literal["steered", "filtered"]
+    """As in `honoured` of a recommendation."""
+
+
+class ModelReply(ModelLabel):
+    """The model that is served."""
+
+    n_items: int
+    """Items of its catalogue."""
+    default_guidance_scale: float | None
+    """Its own strength of guidance; null for a model without."""
+    honours: Honours
+    """What it does with wishes."""
+    has_people: bool
+    """Whether histories are known (`GET /people`)."""
+    has_categories: bool
+    """Whether categories are known (`GET /categories`)."""
+
+
+class Problem(_Value):
+    """Why there is no answer."""
+
+    detail: str
+    """One sentence."""
+    hint: str | None = None
+    """What to do about it, where that is known."""
