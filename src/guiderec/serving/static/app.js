@@ -1,0 +1,431 @@
+/**
+ * The page: what is chosen and wished, and the requests that follow from it.
+ *
+ * A step is one thing the reader did: a wish, a new strength, a change of their own history. It remembers what was
+ * there before, for undo, and the list it started from, for what moved. Wishes of a person are kept by the server
+ * (POST /feedback) and act on the very next request; wishes on one's own history travel with the request and are
+ * kept nowhere. Only the newest request counts: older ones are aborted.
+ */
+
+import * as api from "./api.js";
+import { itemKey, movesBetween, movesInWords } from "./compare.js";
+import { byId, count, make } from "./dom.js";
+import { CardList } from "./list.js";
+import * as panels from "./panels.js";
+import { ItemSearch } from "./search.js";
+import { asRequest, differences, fromAnswer, kindFor, withWish } from "./wishes.js";
+
+const K = 10;
+const SAME_SLIDE = 1000; // milliseconds: moves of the slider closer than this are one step
+const SLOW = 150; // milliseconds before a request shows that it is under way
+
+const state = {
+  model: null,
+  people: [],
+  categories: [],
+  user: null, // null: one's own history
+  own: [], // items of one's own history
+  wholeHistory: false,
+  wishes: [],
+  scale: null, // null: the model's own
+  excludeSeen: true,
+  answer: null, // the last reply of POST /recommend
+  last: null, // the items shown before the last step
+  plain: null, // {key, items}: the list for the same history without wishes
+  compare: "last",
+  past: [],
+};
+
+const names = new Map(); // item key -> name, of every item that was ever shown
+let saving = Promise.resolve(); // feedback under way, one after the other
+let running = null; // the AbortController of the newest request
+let again = null; // what to ask once the running request is done
+let slidAt = 0;
+
+const cards = new CardList({ list: byId("list"), ghosts: byId("ghosts"), onWish: wish, onUndo: undo });
+
+// ---------------------------------------------------------------------------------------------------- beginning
+
+async function start() {
+  panels.showProblem(null);
+  cards.renderWaiting(K);
+  try {
+    const [model, { people }, { categories }] = await Promise.all([api.getModel(), api.getPeople(), api.getCategories()]);
+    Object.assign(state, { model, people, categories });
+  } catch (error) {
+    fail(error, start);
+    return;
+  }
+  prepareControls();
+  const asked = new URLSearchParams(location.search).get("user");
+  if (asked === null && state.people.length === 0) chooseOwn([]);
+  else choosePerson(asked ?? state.people[0].user);
+}
+
+function prepareControls() {
+  const { model, categories } = state;
+  panels.showModel(model);
+  prepareStrength(model.default_guidance_scale);
+  byId("help-why").hidden = !model.explains;
+  byId("category-wish").hidden = categories.length === 0;
+  const options = categories.map(({ name, n_items: n }) => make("option", { value: name }, `${name} (${n.toLocaleString("en")})`));
+  byId("category").replaceChildren(...options);
+  const nobody = state.people.length === 0 && !new URLSearchParams(location.search).has("user");
+  byId("who-kind").querySelector("[value=person]").disabled = nobody;
+  byId("who-kind").title = nobody ? "The server was started without people" : "";
+}
+
+/** The slider runs to four times the model's own strength, in steps that meet it exactly. */
+function prepareStrength(standard) {
+  byId("slider").hidden = standard === null;
+  byId("strength-value").hidden = standard === null;
+  if (standard === null) {
+    byId("strength-note").textContent = "This model has no strength: wishes act by filtering and through the history.";
+    return;
+  }
+  const top = standard > 0 ? 4 * standard : 4;
+  Object.assign(byId("strength"), { max: top, step: top / 80 });
+  byId("slider").style.setProperty("--default", standard / top);
+  showStrength();
+}
+
+// ------------------------------------------------------------------------------------------------ whose list it is
+
+function choosePerson(user) {
+  Object.assign(state, { user, wholeHistory: false });
+  panels.showPeople(state.people, user);
+  forget();
+  address({ user });
+  refresh({ said: `Ten recommendations for ${user}` });
+}
+
+function chooseOwn(history) {
+  Object.assign(state, { user: null, own: history });
+  forget();
+  address({});
+  refresh({ said: "Ten recommendations for your history" });
+}
+
+/** Nothing of the previous person stays: wishes, steps and lists are theirs. */
+function forget() {
+  Object.assign(state, { wishes: [], answer: null, last: null, plain: null, past: [] });
+  cards.renderWaiting(K);
+  showControls();
+}
+
+function address({ user }) {
+  const query = user === undefined ? "" : `?${new URLSearchParams({ user })}`;
+  history.replaceState(null, "", `${location.pathname}${query}`);
+}
+
+// ------------------------------------------------------------------------------------------------------- the steps
+
+/** Remembers what is there now under `label`; what follows can then be undone and compared with it. */
+function step(label) {
+  const { wishes, scale, own } = state;
+  state.past.push({ label, wishes, scale, own });
+  state.last = state.answer?.items ?? null;
+}
+
+function wish(target, kind, label) {
+  const words = { like: `Liked ${label}`, dislike: `Disliked ${label}`, null: `Took back the wish on ${label}` };
+  step(words[kind]);
+  change(withWish(state.wishes, target, kind));
+  refresh({ said: words[kind] });
+}
+
+function clearWishes() {
+  step("Cleared all wishes");
+  change([]);
+  refresh({ said: "Cleared all wishes" });
+}
+
+function setOwn(own, said) {
+  step(said);
+  state.own = own;
+  refresh({ said });
+}
+
+function slide(scale, said = "New strength") {
+  const now = performance.now();
+  if (now - slidAt > SAME_SLIDE || state.past.at(-1)?.label !== "New strength") step("New strength");
+  slidAt = now;
+  state.scale = scale;
+  showStrength();
+  refresh({ said, patient: true });
+}
+
+function undo() {
+  const past = state.past.pop();
+  if (!past) return;
+  slidAt = 0;
+  state.last = state.answer?.items ?? null;
+  change(past.wishes);
+  Object.assign(state, { scale: past.scale, own: past.own });
+  showStrength();
+  refresh({ said: `Undone: ${past.label}` });
+}
+
+/** Makes `wishes` the wishes; those of a person are told to the server, in order. */
+function change(wishes) {
+  const { user } = state;
+  const events = differences(state.wishes, wishes);
+  state.wishes = wishes;
+  if (user === null) return;
+  saving = saving
+    .catch(() => {}) // that failure was shown when it happened
+    .then(async () => {
+      for (const event of events) await api.sendFeedback({ user, ...event });
+    });
+}
+
+// -------------------------------------------------------------------------------------------------- the requests
+
+/**
+ * Asks for the list that follows from the state and shows it. A patient request lets one that runs finish first, so
+ * that the list keeps changing while the slider is moved.
+ */
+async function refresh({ said, patient = false } = {}) {
+  showControls();
+  if (patient && running?.patient) {
+    again = { said, patient };
+    return;
+  }
+  running?.abort();
+  again = null;
+  if (state.user === null && state.own.length === 0) {
+    showNothing();
+    return;
+  }
+  const mine = Object.assign(new AbortController(), { patient });
+  running = mine;
+  const slow = setTimeout(() => busy(mine === running), SLOW);
+  try {
+    await saved();
+    const answer = await api.recommend(wanted(), { signal: mine.signal, onWait: (seconds) => mine === running && wait(seconds) });
+    if (mine !== running) return;
+    show(answer, said);
+    await showCompared(mine);
+  } catch (error) {
+    if (error.name !== "AbortError" && mine === running) fail(error, () => refresh({ said }));
+  } finally {
+    clearTimeout(slow);
+    if (mine === running) {
+      running = null;
+      busy(false);
+      if (again) refresh(again);
+    }
+  }
+}
+
+/** Waits for the feedback. Where it failed, what the server has kept becomes the wishes again. */
+async function saved() {
+  try {
+    await saving;
+  } catch (error) {
+    saving = Promise.resolve();
+    if (state.answer) state.wishes = fromAnswer(state.answer.wishes, state.wishes);
+    state.past.pop();
+    showControls();
+    throw error;
+  }
+}
+
+function wanted() {
+  const common = { k: K, guidance_scale: state.scale, explain: state.model.explains, exclude_seen: state.excludeSeen };
+  if (state.user !== null) return { user: state.user, ...common };
+  return { history: state.own.map((item) => item.item_id), ...asRequest(state.wishes), ...common };
+}
+
+/** Fetches the list without wishes when it is what to compare with, once per history, and shows what moved. */
+async function showCompared(mine) {
+  if (state.compare !== "plain" || !state.answer) return;
+  const ids = state.answer.history.map((item) => item.item_id);
+  const key = JSON.stringify([ids, state.excludeSeen]);
+  if (state.plain?.key !== key) {
+    const { items } = await api.recommend({ history: ids, k: K, exclude_seen: state.excludeSeen }, { signal: mine?.signal });
+    if (mine && mine !== running) return;
+    state.plain = { key, items };
+  }
+  showList();
+}
+
+// ---------------------------------------------------------------------------------------------------- showing it
+
+function show(answer, said) {
+  panels.showProblem(null);
+  const shown = [...answer.items, ...answer.history, ...answer.items.flatMap((item) => item.contributions ?? [])];
+  for (const item of shown) if (item.name && item.item_id !== null) names.set(itemKey(item), item.name);
+  state.answer = answer;
+  state.wishes = fromAnswer(answer.wishes, state.wishes);
+  showControls();
+  showList();
+  announce(said, answer);
+}
+
+function showList() {
+  const { answer, wishes } = state;
+  const reference = compared();
+  const moves = reference && movesBetween(reference, answer.items).moves;
+  byId("empty").hidden = true;
+  byId("list-title").textContent = answer.items.length === K ? "Ten recommendations" : count(answer.items.length, "recommendation");
+  cards.render(answer.items, { moves, wishes });
+  panels.showLegend(answer.items);
+  panels.showBefore(reference, answer.items);
+  byId("before-title").textContent = state.compare === "last" ? "Before the last change" : "Without wishes";
+  byId("before-list").dataset.empty = reference ? "" : "Nothing has changed yet.";
+}
+
+/** The items to compare with, or null: those before the last step, or those without wishes. */
+function compared() {
+  return state.compare === "last" ? state.last : (state.plain?.items ?? null);
+}
+
+function showControls() {
+  const { answer, wishes, past, user, own } = state;
+  const isOwn = user === null;
+  byId("who-kind").querySelector(`[value=${isOwn ? "own" : "person"}]`).checked = true;
+  byId("who-person").hidden = isOwn;
+  byId("who-own").hidden = !isOwn;
+  showHistory(isOwn ? own : (answer?.history ?? []), isOwn);
+  panels.showWishes(wishes, { labelOf, onRemove: (wish_) => wish(wish_, null, labelOf(wish_)) });
+  panels.showHonoured(answer);
+  byId("undo").disabled = past.length === 0;
+  byId("undo").title = past.length ? `Undo: ${past.at(-1).label}` : "";
+}
+
+function showHistory(items, isOwn) {
+  const remove = (index) => setOwn(items.filter((_, i) => i !== index), `Removed ${items[index].name}`);
+  panels.showHistory(items, { whole: state.wholeHistory, onRemove: isOwn ? remove : null });
+  const action = byId("history-action");
+  action.hidden = items.length === 0;
+  action.textContent = isOwn ? "Clear" : "Copy to my own";
+}
+
+function showStrength() {
+  const standard = state.model.default_guidance_scale;
+  if (standard === null) return;
+  const value = state.scale ?? standard;
+  const text = Number(value.toFixed(3)).toLocaleString("en");
+  const said = value === 0 ? "unsteered" : value === standard ? "default" : "";
+  byId("strength").value = value;
+  byId("strength").setAttribute("aria-valuetext", said ? `${text}, ${said}` : text);
+  byId("strength-value").textContent = text;
+  byId("strength-default").hidden = value === standard;
+}
+
+function labelOf(wish_) {
+  return wish_.category ?? names.get(itemKey({ item_id: wish_.item })) ?? String(wish_.item);
+}
+
+function announce(said, answer) {
+  const reference = compared();
+  const moved = reference ? `: ${movesInWords(movesBetween(reference, answer.items))}.` : ".";
+  const none = answer.items.length === 0 ? " The list is empty: everything is left out." : "";
+  byId("status").textContent = `${said}${moved}${none}`;
+}
+
+function showNothing() {
+  running = null;
+  busy(false);
+  state.answer = null;
+  cards.clear();
+  panels.showProblem(null);
+  panels.showLegend([]);
+  panels.showBefore([], []);
+  byId("empty").hidden = false;
+  byId("empty").replaceChildren(
+    make("p", { class: "empty-title" }, "Start with something you like"),
+    make("p", {}, "Search on the left and add two or three items. The list follows from them, the newest last."),
+  );
+  byId("status").textContent = "Your history is empty.";
+}
+
+function wait(seconds) {
+  byId("status").textContent = `The server is busy. Trying again in ${count(seconds, "second")}.`;
+}
+
+function busy(is) {
+  byId("list").setAttribute("aria-busy", String(is));
+}
+
+function fail(error, onRetry) {
+  if (!(error instanceof api.RequestError)) console.error(error);
+  if (!state.answer) cards.clear();
+  byId("status").textContent = "";
+  const onKey = (key) => {
+    api.useKey(key);
+    onRetry();
+  };
+  panels.showProblem(error, { onRetry, onKey });
+}
+
+// ------------------------------------------------------------------------------------------------------ listening
+
+new ItemSearch({
+  input: byId("search"),
+  list: byId("found"),
+  note: byId("found-note"),
+  onProblem: fail,
+  onChoose: (item) => {
+    names.set(itemKey(item), item.name);
+    setOwn([...state.own, item], `Added ${item.name}`);
+  },
+});
+
+byId("who-kind").addEventListener("change", (event) => {
+  if (event.target.value === "own") chooseOwn(state.own);
+  else choosePerson(byId("person").value || state.people[0].user);
+});
+byId("person").addEventListener("change", (event) => choosePerson(event.target.value));
+byId("shuffle").addEventListener("click", () => {
+  const others = state.people.filter((person) => person.user !== state.user);
+  choosePerson(others[Math.floor(Math.random() * others.length)].user);
+});
+byId("history-action").addEventListener("click", () => {
+  if (state.user === null) setOwn([], "Cleared the history");
+  else chooseOwn(state.answer.history);
+});
+byId("history-all").addEventListener("click", () => {
+  state.wholeHistory = true;
+  showControls();
+});
+byId("exclude-seen").addEventListener("change", (event) => {
+  state.excludeSeen = event.target.checked;
+  state.last = state.answer?.items ?? null;
+  refresh({ said: event.target.checked ? "Without the history" : "With the history" });
+});
+byId("clear").addEventListener("click", clearWishes);
+for (const kind of ["like", "dislike"]) {
+  byId(`category-${kind}`).addEventListener("click", () => {
+    const category = byId("category").value;
+    if (kindFor(state.wishes, { category }) !== kind) wish({ category }, kind, category);
+  });
+}
+byId("strength").addEventListener("input", (event) => slide(Number(event.target.value)));
+byId("strength-default").addEventListener("click", () => {
+  slide(null);
+  byId("strength").focus();
+});
+byId("undo").addEventListener("click", undo);
+byId("compare").addEventListener("change", (event) => {
+  state.compare = event.target.value;
+  if (!state.answer) return;
+  showList();
+  showCompared(null).catch((error) => fail(error, () => showCompared(null)));
+});
+byId("side").addEventListener("click", () => {
+  const shown = byId("side").getAttribute("aria-pressed") !== "true";
+  byId("side").setAttribute("aria-pressed", String(shown));
+  byId("before").hidden = !shown;
+  byId("now-title").hidden = !shown;
+  document.body.classList.toggle("side-by-side", shown);
+});
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.matches?.("input:not([type=range], [type=radio], [type=checkbox]), textarea");
+  if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey) || event.shiftKey || typing) return;
+  event.preventDefault();
+  undo();
+});
+
+start();

@@ -1,0 +1,145 @@
+/** What moved between two lists, what a score is made of, and both in words. Pure functions over the answers. */
+
+import { count } from "./dom.js";
+
+export const SOURCES = ["base", "history", "like", "dislike"];
+
+export const SOURCE_NAMES = { base: "in general", history: "history", like: "likes", dislike: "dislikes" };
+
+/** A text that is the same for the same item: raw ids are text or whole numbers. */
+export const itemKey = (item) => JSON.stringify(item.item_id);
+
+/**
+ * How `now` came from `before`: `{moves: Map of item key -> places, left: items}`. Places are positive upwards, 0 for
+ * the same rank and null for an item that is new; `left` are the items of `before` that are gone.
+ */
+export function movesBetween(before, now) {
+  const old = new Map(before.map((item) => [itemKey(item), item.rank]));
+  const moves = new Map();
+  for (const item of now) {
+    const rank = old.get(itemKey(item));
+    moves.set(itemKey(item), rank === undefined ? null : rank - item.rank);
+  }
+  return { moves, left: before.filter((item) => !moves.has(itemKey(item))) };
+}
+
+/** `4 new, 3 moved`, for the line above the list. */
+export function movesInWords({ moves }) {
+  const places = [...moves.values()];
+  const fresh = places.filter((move) => move === null).length;
+  const moved = places.filter((move) => move !== null && move !== 0).length;
+  const said = [];
+  if (fresh) said.push(`${fresh} new`);
+  if (moved) said.push(`${moved} moved`);
+  return said.length ? said.join(", ") : "nothing moved";
+}
+
+/** One move in words, for those who do not see the arrow. */
+export function moveInWords(places) {
+  if (places === null) return "new in the list";
+  if (places === 0) return "same place";
+  return `${places > 0 ? "up" : "down"} ${count(Math.abs(places), "place")}`;
+}
+
+/** The sum of the contributions of each source: `{base, history, like, dislike}`. */
+export function totals(contributions) {
+  const sums = { base: 0, history: 0, like: 0, dislike: 0 };
+  for (const { source, amount } of contributions) sums[source] += amount;
+  return sums;
+}
+
+/** `{low, high}`: how far the bars of a list reach to both sides of 0, so that all share one scale. */
+export function extent(items) {
+  let low = 0;
+  let high = 0;
+  for (const item of items) {
+    const amounts = Object.values(totals(item.contributions));
+    low = Math.min(low, sum(amounts.filter((amount) => amount < 0)));
+    high = Math.max(high, sum(amounts.filter((amount) => amount > 0)));
+  }
+  return { low, high };
+}
+
+/**
+ * The contributions to one score, largest first, as `{source, label, amount}`. Beyond `most` of one source the rest is
+ * one row, so that the amounts still add up to the score.
+ */
+export function rows(contributions, most = 4) {
+  const found = [];
+  for (const source of SOURCES) {
+    const own = contributions.filter((part) => part.source === source);
+    own.sort((one, other) => Math.abs(other.amount) - Math.abs(one.amount));
+    const shown = own.length > most + 1 ? own.slice(0, most) : own;
+    const rest = own.slice(shown.length);
+    for (const part of shown) found.push({ source, label: labelOf(part), amount: part.amount });
+    if (rest.length) found.push({ source, label: restOf(source, rest.length), amount: sum(rest.map((p) => p.amount)) });
+  }
+  return found;
+}
+
+/** A signed number with the decimals that tell the scores of a list apart. */
+export function signed(amount, { low, high }) {
+  const text = plain(Math.abs(amount), { low, high });
+  if (Number(text) === 0) return text;
+  return `${amount < 0 ? "−" : "+"}${text}`;
+}
+
+/** A number with as many decimals as `signed`. */
+export function plain(amount, { low, high }) {
+  const span = Math.max(high, -low);
+  const decimals = span < 1 ? 3 : span < 100 ? 2 : 1;
+  return amount.toFixed(decimals).replace("-", "−");
+}
+
+/**
+ * How the wishes were honoured, as sentences of `{word, text}`: the word is `Steered`, `Filtered` or `Appended`.
+ * `scale` is the strength that acted, null for a model that has none.
+ */
+export function honouredInWords({ honoured, wishes, guidance_scale: scale }) {
+  const likes = wishes.likes.length;
+  const dislikes = wishes.dislikes.length;
+  if (!likes && !dislikes) return [{ word: null, text: "None yet: this list follows from the history alone." }];
+  const steered = (likes && honoured.likes === "steered") || (dislikes && honoured.dislikes === "steered");
+  if (scale === 0 && steered) return unsteered(honoured, likes, dislikes);
+  const said = [];
+  if (likes) said.push(likesInWords(honoured.likes, likes));
+  if (dislikes) said.push(dislikesInWords(honoured.dislikes, dislikes));
+  return said;
+}
+
+function likesInWords(how, n) {
+  if (how === "history") {
+    const text = `This model cannot be pulled, so what you like was added to the history.`;
+    return { word: "Appended.", text };
+  }
+  return { word: "Steered.", text: `The list is pulled towards ${n === 1 ? "what you like" : `your ${n} likes`}.` };
+}
+
+function dislikesInWords(how, n) {
+  if (how === "filtered") {
+    return { word: "Filtered.", text: "This model cannot be pushed away, so what you dislike is only left out." };
+  }
+  const what = n === 1 ? "what you dislike" : `your ${n} dislikes`;
+  return { word: "Steered.", text: `The list is pushed away from ${what}; a disliked item itself never appears.` };
+}
+
+function unsteered(honoured, likes, dislikes) {
+  const said = [];
+  if (likes && honoured.likes === "history") said.push(likesInWords("history", likes));
+  const text = dislikes ? "Nothing pulls or pushes; disliked items are only left out." : "Nothing pulls or pushes.";
+  return [...said, { word: "Strength 0.", text }];
+}
+
+function labelOf({ source, name, category, item_id: id }) {
+  if (source === "base") return "In general";
+  const label = name ?? category ?? String(id);
+  return source === "history" ? label : `${source === "like" ? "Like" : "Dislike"}: ${label}`;
+}
+
+function restOf(source, n) {
+  return source === "history" ? `${n} more of the history` : `${n} more ${SOURCE_NAMES[source]}`;
+}
+
+function sum(numbers) {
+  return numbers.reduce((total, number) => total + number, 0);
+}

@@ -1,0 +1,115 @@
+/** The parts of the page beside the list. Each function shows one of them from values and knows nothing else. */
+
+import { honouredInWords, itemKey, SOURCES, SOURCE_NAMES } from "./compare.js";
+import { byId, count, icon, make } from "./dom.js";
+
+const SHORT_HISTORY = 5;
+
+/** The choice of people; `user` is chosen, and added where the server did not list it. */
+export function showPeople(people, user) {
+  const known = people.some((person) => person.user === user) || user === null;
+  const all = known ? people : [{ user, length: null, preview: [] }, ...people];
+  const option = (person) => make("option", { value: person.user, selected: person.user === user }, personInWords(person));
+  byId("person").replaceChildren(...all.map(option));
+  byId("shuffle").disabled = people.length < 2;
+}
+
+function personInWords({ user, length, preview }) {
+  const items = length === null ? "" : ` · ${count(length, "item")}`;
+  return `${user}${items}${preview.length ? ` · ${preview.at(-1)}` : ""}`;
+}
+
+/** The history, oldest first; `onRemove(index)` makes its items removable. Long ones are cut to the newest. */
+export function showHistory(history, { whole, onRemove = null }) {
+  const hidden = whole || onRemove ? 0 : Math.max(0, history.length - SHORT_HISTORY);
+  byId("history-title").textContent = history.length ? `History, newest last` : "History";
+  const list = byId("history");
+  list.start = hidden + 1;
+  list.replaceChildren(...history.slice(hidden).map((item, i) => historyRow(item, i + hidden, onRemove)));
+  const all = byId("history-all");
+  all.hidden = hidden === 0;
+  all.textContent = `Show all ${history.length}`;
+}
+
+function historyRow(item, index, onRemove) {
+  const name = make("span", { class: "grow" }, item.name, item.category ? make("span", { class: "of" }, item.category) : null);
+  if (!onRemove) return make("li", {}, name);
+  const attributes = { type: "button", class: "remove", "aria-label": `Remove ${item.name}`, title: "Remove" };
+  return make("li", {}, name, make("button", { ...attributes, on: { click: () => onRemove(index) } }, icon("remove")));
+}
+
+/** The wishes as chips; `onRemove(wish)` takes one back. */
+export function showWishes(wishes, { labelOf, onRemove }) {
+  const chip = (wish) => {
+    const label = labelOf(wish);
+    const what = `${wish.kind === "like" ? "Like" : "Dislike"}: ${label}`;
+    const attributes = { type: "button", class: "remove", "aria-label": `Take back ${what}`, title: "Take back" };
+    const text = make("span", {}, make("span", { class: "unseen" }, wish.kind === "like" ? "Like: " : "Dislike: "), label);
+    const remove = make("button", { ...attributes, on: { click: () => onRemove(wish) } }, icon("remove"));
+    return make("li", { class: `wish ${wish.kind}` }, icon(wish.kind), text, remove);
+  };
+  byId("wishes").replaceChildren(...wishes.map(chip));
+  byId("clear").hidden = wishes.length === 0;
+}
+
+/** How the server honoured the wishes, as a plain sentence. */
+export function showHonoured(answer) {
+  const parts = answer ? honouredInWords(answer) : [];
+  const say = ({ word, text }) => [word ? make("strong", {}, word) : null, word ? " " : null, text, " "];
+  byId("honoured").replaceChildren(...parts.flatMap(say).filter((part) => part !== null));
+}
+
+/** The model in the head of the page. */
+export function showModel({ name, n_items: items, version }) {
+  const element = byId("model");
+  element.replaceChildren(make("strong", {}, name), ` over ${count(items, "item")}`);
+  element.title = `version ${version}`;
+}
+
+/** What the colours of the bars mean, for the sources that occur. */
+export function showLegend(items) {
+  const found = new Set(items.flatMap((item) => (item.contributions ?? []).map((part) => part.source)));
+  const entries = SOURCES.filter((source) => found.has(source));
+  byId("legend").hidden = entries.length === 0;
+  byId("legend").replaceChildren(
+    ...entries.map((source) => make("li", {}, make("span", { class: `segment ${source}` }), SOURCE_NAMES[source])),
+  );
+}
+
+/** The list to compare with, and what became of each of its items. */
+export function showBefore(items, now) {
+  const rank = new Map(now.map((item) => [itemKey(item), item.rank]));
+  const row = (item) => {
+    const to = rank.get(itemKey(item));
+    const fate = to === undefined ? "left" : to === item.rank ? "stayed" : `now ${to}`;
+    const name = make("span", { class: "grow" }, item.name, item.category ? make("span", { class: "of" }, item.category) : null);
+    return make("li", { class: fate === "left" ? "left" : null }, name, make("span", { class: "fate" }, fate));
+  };
+  byId("before-list").replaceChildren(...(items ?? []).map(row));
+}
+
+/** An error as a sentence, with what can be done about it; null hides it. */
+export function showProblem(error, { onRetry = null, onKey = null } = {}) {
+  const box = byId("problem");
+  box.hidden = error === null;
+  if (error === null) {
+    box.replaceChildren();
+    return;
+  }
+  const hint = error.hint ? make("span", { class: "hint" }, ` ${error.hint}`) : null;
+  const parts = [make("p", {}, error.message, hint)];
+  if (error.needsKey && onKey) parts.push(keyForm(onKey));
+  else if (onRetry) parts.push(make("button", { type: "button", class: "button", on: { click: onRetry } }, "Try again"));
+  box.replaceChildren(...parts);
+}
+
+function keyForm(onKey) {
+  const input = make("input", { id: "key", class: "field grow", type: "password", autocomplete: "off", required: true });
+  const onSubmit = (event) => {
+    event.preventDefault();
+    onKey(input.value);
+  };
+  const button = make("button", { class: "button" }, "Use this key");
+  const label = make("label", { for: "key" }, "API key (kept until this tab is closed)");
+  return make("form", { class: "stack", on: { submit: onSubmit } }, label, make("div", { class: "row" }, input, button));
+}
