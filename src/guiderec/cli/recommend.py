@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from guiderec.cli.bulk import Source, recommend_to_everybody
 from guiderec.cli.console import Json, answer
+from guiderec.cli.data import Item as ItemColumn
+from guiderec.cli.data import Order, Time, Unit, User
+from guiderec.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,12 +54,64 @@ def recommend(
             metavar="LAMBDA",
         ),
     ] = None,
+    all_users: Annotated[
+        Path | None,
+        typer.Option("--all-users", help="Recommend to every user of this log or prepared split.", metavar="LOG|SPLIT"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="With --all-users: folder of Parquet files; an interrupted one is completed."),
+    ] = None,
+    shard_rows: Annotated[
+        int | None, typer.Option("--shard-rows", min=1, help="With --all-users: users per file. [default: 16384]")
+    ] = None,
+    drop_unknown: Annotated[
+        bool, typer.Option("--drop-unknown", help="With --all-users: leave out events of items the model lacks.")
+    ] = False,
+    ray: Annotated[
+        int | None,
+        typer.Option("--ray", min=1, help="With --all-users: share the work among so many Ray workers.", metavar="N"),
+    ] = None,
+    user: User = None,
+    item: ItemColumn = None,
+    time: Time = None,
+    time_unit: Unit = "s",
+    order: Order = "time",
     as_json: Json = False,
 ) -> None:
-    """Recommend items for one history, and say how dislikes were honoured.
+    """Recommend items for one history, and say how dislikes were honoured; or for every user of a log.
 
     Example: guiderec recommend runs/mine --history B001,B002 --dislike B003 -k 10
+
+    Example: guiderec recommend runs/mine --all-users log.parquet --out lists
     """
+    columns = {"user": user, "item": item, "time": time}
+    asked = {"k": k, "exclude_seen": exclude_seen, "guidance_scale": guidance_scale, "diversity": diversity}
+    if all_users is not None:
+        _refuse(
+            {"--history": history, "--like": like, "--dislike": dislike},
+            "belong to one person, and --all-users takes the histories of the log",
+            hint="leave them out",
+        )
+        if out is None:
+            raise ConfigError("--all-users needs a folder to write to.", hint="--out FOLDER")
+        sharding = {} if shard_rows is None else {"shard_rows": shard_rows}
+        recommend_to_everybody(
+            run,
+            Source(all_users, columns, time_unit, order),
+            out,
+            drop_unknown=drop_unknown,
+            ray_workers=ray,
+            options=asked | sharding,
+            as_json=as_json,
+        )
+        return
+    _refuse(
+        {"--out": out, "--shard-rows": shard_rows, "--drop-unknown": drop_unknown, "--ray": ray}
+        | {f"--{role}": column for role, column in columns.items()},
+        "belong to --all-users",
+        hint="add --all-users LOG",
+    )
     from guiderec.api import Model
 
     model = Model.from_pretrained(run)
@@ -94,6 +150,12 @@ def recommend(
             console.print(effect.explain(model.name, len(recommendations)), markup=False)
 
     answer(result, as_json, show)
+
+
+def _refuse(options: dict[str, Any], why: str, *, hint: str) -> None:
+    """ConfigError if any of these options was given."""
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(f"{', '.join(given)} {why}.", hint=hint)
 
 
 def split_ids(texts: list[str] | None) -> list[str]:
