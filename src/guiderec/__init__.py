@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from guiderec.model import Model
     from guiderec.recipes.experiment import Experiment
     from guiderec.recipes.registry import recipe
+    from guiderec.wishes import Category
 
 _HOMES = {
     "configure": "api",
@@ -53,10 +54,12 @@ _HOMES = {
     "Model": "model",
     "Experiment": "recipes.experiment",
     "recipe": "recipes.registry",
+    "Category": "wishes",
 }
 
 __version__ = version("guiderec")
 __all__ = [
+    "Category",
     "CheckpointError",
     "ConfigError",
     "DataError",

@@ -23,6 +23,7 @@ from guiderec.recipes.registry import build, model_config
 from guiderec.rng import Noise, key_of
 from guiderec.training.checkpoint import load_into, load_tensors, save_tensors
 from guiderec.training.record import read_json, replacing_directory, write_json
+from guiderec.wishes import Category, Heard, Hearing, Honours, Wish, encode, refuse_contradictions, rows_of
 
 FORMAT = 1
 """Version of the model directory."""
@@ -58,6 +59,7 @@ class Model:
         self.recommender = recommender.eval()
         self.vocabulary = vocabulary
         self.max_length = max_length
+        self._hearing = Hearing(vocabulary)
 
     @property
     def name(self) -> str:
@@ -70,6 +72,19 @@ class Model:
         return self.recommender.steers
 
     @property
+    def honours(self) -> Honours:
+        """What becomes of likes and of dislikes."""
+        return Honours(
+            likes="steered" if self.recommender.steers_by_likes else "history",
+            dislikes="steered" if self.recommender.steers else "filtered",
+        )
+
+    @property
+    def explains(self) -> bool:
+        """Whether `recommend(explain=True)` can say what the history and each wish contributed to a score."""
+        return self.recommender.explains
+
+    @property
     def n_interests(self) -> int:
         """K, the vectors that rank the items for one history; 1 for a model without interests."""
         return self.recommender.n_interests if isinstance(self.recommender, EmbeddingRecommender) else 1
@@ -79,10 +94,11 @@ class Model:
         histories: Sequence[Sequence[RawId]],
         *,
         k: int = 10,
-        likes: Sequence[Sequence[RawId]] | None = None,
-        dislikes: Sequence[Sequence[RawId]] | None = None,
+        likes: Sequence[Sequence[Wish]] | None = None,
+        dislikes: Sequence[Sequence[Wish]] | None = None,
         guidance_scale: float | None = None,
         exclude_seen: bool = False,
+        explain: bool = False,
         diversity: float | None = None,
         diversity_pool: int = 100,
         noise_seed: int = 0,
@@ -91,11 +107,18 @@ class Model:
         """The k best items for each history of raw ids (oldest first), as a frame.
 
         Dislikes are never in the list. If the model steers, they also change what is generated, with strength
-        `guidance_scale` (0 is off; None takes the model's own). The answer to a history depends on nothing but the
-        history, its dislikes, the strength and the seed.
+        `guidance_scale` (0 is off; None takes the model's own). Likes pull, with the same strength, in a model that can
+        be pulled; in any other they are appended to the history, unless the strength is 0. `honours` says which. The
+        answer to a history depends on nothing but the history, its wishes, the strength and the seed.
 
         Parameters
         ----------
+        likes, dislikes
+            One list per history, of raw item ids and of categories (`guiderec.Category`). A category means all its
+            items; what is generated is steered by some of them (`guiderec.wishes`).
+        explain
+            Whether to add `contributions`: what the history and each wish added to the score. They sum to it, to
+            rounding.
         diversity
             lambda >= 0, in units of the score: the list is chosen one by one from the best `diversity_pool` items by
             score + lambda times the number of chosen items of another category (ComiRec, KDD 2020). Scores stay those
@@ -107,45 +130,55 @@ class Model:
         Frame with one row per recommendation: `query` (index into histories), `item_id`, `name`, `score` and `rank`
         (from 1). A query has fewer than k rows where dislikes and seen items leave fewer items. For a model of several
         interests also `interest`, in 0..K - 1: the one that brought the item. It has a meaning within one query only.
+        With `explain` also `contributions`, a list of structs: `source` ("history", "like", "dislike", or "base" for
+        what the model gives to everybody), `item_id` or `category` of the wish, and `amount`, in units of the score.
 
         Raises
         ------
         DataError
-            For an item that is not in the catalogue, with the nearest one that is, or something that is no list; for
-            diversity without categories.
+            For an item or category that is not in the catalogue, with the nearest one that is, or something that is no
+            list; for a wish that is both liked and disliked; for diversity without categories.
         ConfigError
             For k below 1 or above the number of items; a number of dislike lists that is not that of the histories;
             a strength that is negative, or for a model without guidance; a diversity that is negative, or a pool
-            smaller than k; and for likes, which no model takes yet.
+            smaller than k; and to explain what is not a sum.
         """
-        histories = _rows_of("histories", histories)
-        rows = len(histories)
+        rows = len(rows_of("histories", histories))
         self._check_whole("k", k, at_most=len(self.vocabulary))
         self._check_whole("batch_size", batch_size)
         self._check_scale(guidance_scale)
         self._check_diversity(diversity, diversity_pool, k)
-        if likes is not None:
-            raise ConfigError(f"'{self.name}' cannot be pulled by likes.", hint="append liked items to the history")
-        disliked = self._lists("dislikes", dislikes, rows)
-        history = [self._encode(items, f"history {row}") for row, items in enumerate(histories)]
-        excluded = [[*d, *(h if exclude_seen else [])] for d, h in zip(disliked, history, strict=True)]
+        self._check_explain(explain)
+        liked = self._hearing.lists("likes", likes, rows)
+        disliked = self._hearing.lists("dislikes", dislikes, rows)
+        refuse_contradictions(liked, disliked)
+        history = [encode(self.vocabulary, items, f"history {row}") for row, items in enumerate(histories)]
+        excluded = [[*_items(d), *(h if exclude_seen else [])] for d, h in zip(disliked, history, strict=True)]
+        if not self.recommender.steers_by_likes:
+            if guidance_scale != 0:
+                history = [[*h, *_told(likes_of)] for h, likes_of in zip(history, liked, strict=True)]
+            liked = [[] for _ in liked]
         query = Query(
             history=_padded([items[-self.max_length :] for items in history], width=self.max_length, left=True),
             key=torch.tensor([key_of(*items) for items in history], dtype=torch.int64).reshape(rows),
-            dislikes=_padded(disliked) if any(disliked) else None,
+            likes=_padded(map(_told, liked)) if any(liked) else None,
+            dislikes=_padded(map(_told, disliked)) if any(disliked) else None,
             guidance_scale=guidance_scale,
         ).to(self.recommender.device)
         exclude = _padded(excluded).to(self.recommender.device) if any(excluded) else None
         weight = diversity or 0.0
         pool = min(diversity_pool, len(self.vocabulary)) if weight else k
-        frames = [
-            self._frame(
-                start, self._answer(query, exclude, slice(start, start + batch_size), pool, noise_seed), k, weight
-            )
-            for start in range(0, rows, batch_size)
-        ]
+        frames = []
+        for start in range(0, rows, batch_size):
+            part = slice(start, start + batch_size)
+            listed = self._chosen(self._answer(query, exclude, part, pool, noise_seed), k, weight)
+            frame = self._frame(start, listed)
+            if explain:
+                told = self._contributions(query.rows(part), listed.items, liked[part], disliked[part], noise_seed)
+                frame = frame.with_columns(told)
+            frames.append(frame.filter(pl.Series(listed.items.flatten().tolist(), dtype=pl.Int64) != PADDING))
         none = torch.empty(0, k, dtype=torch.int64)
-        return pl.concat(frames) if frames else self._frame(0, Listed(none.double(), none, none), k, 0.0)
+        return pl.concat(frames) if frames else self._frame(0, Listed(none.double(), none, none))
 
     def _answer(self, query: Query, exclude: torch.Tensor | None, rows: slice, k: int, seed: int) -> Listed:
         out = exclude[rows] if exclude is not None else None
@@ -153,9 +186,44 @@ class Model:
             found = top_k_by_interest(self.recommender, query.rows(rows), k, Noise(seed), exclude=out)
             return Listed(*(part.cpu() for part in found))
 
-    def _frame(self, start: int, listed: Listed, k: int, weight: float) -> pl.DataFrame:
-        scores, items, interests = self._chosen(listed, k, weight)
-        rows = len(items)
+    def _contributions(
+        self,
+        query: Query,
+        items: torch.Tensor,
+        likes: Sequence[Sequence[Heard]],
+        dislikes: Sequence[Sequence[Heard]],
+        seed: int,
+    ) -> pl.Series:
+        """What the history and each wish gave to the scores of items (B, k), one list per recommendation."""
+        recommender = self.recommender
+        assert isinstance(recommender, EmbeddingRecommender)
+        with torch.inference_mode():
+            parts = recommender.parts(query, Noise(seed))
+            vectors = recommender.item_vectors()[items.to(recommender.device)].double()  # (B, k, D)
+            given = [(vectors @ part.double().transpose(1, 2)).tolist() for part in parts]  # (B, k, P) each
+        texts = isinstance(self.vocabulary.raw[0], str)
+        rows = []
+        for row, wishes in enumerate(zip(likes, dislikes, strict=True)):
+            for place in range(items.shape[1]):
+                history, base, *steered = (part[row][place] for part in given)
+                told = [_contribution("history", sum(history)), _contribution("base", sum(base))]
+                for source, heard, amounts in zip(("like", "dislike"), wishes, steered, strict=True):
+                    told += _per_wish(source, heard, amounts)
+                rows.append(told)
+        kind = pl.Struct(
+            {
+                "source": pl.String,
+                "item_id": pl.String if texts else pl.Int64,
+                "category": pl.String,
+                "amount": pl.Float64,
+            }
+        )
+        return pl.Series("contributions", rows, dtype=pl.List(kind))
+
+    def _frame(self, start: int, listed: Listed) -> pl.DataFrame:
+        """One row per place of the lists (B, k), also where no item was left."""
+        scores, items, interests = listed
+        rows, k = items.shape
         flat = items.flatten().tolist()
         frame = pl.DataFrame(
             {
@@ -175,9 +243,7 @@ class Model:
                 "interest": pl.Int64,
             },
         )
-        if self.n_interests == 1:
-            frame = frame.drop("interest")
-        return frame.filter(pl.Series(flat, dtype=pl.Int64) != PADDING)  # fewer than k items were left
+        return frame.drop("interest") if self.n_interests == 1 else frame
 
     def _chosen(self, listed: Listed, k: int, weight: float) -> Listed:
         """The first k of each list, or k of it by `diversify`."""
@@ -285,32 +351,42 @@ class Model:
         if diversity > 0:
             _ = self._categories
 
-    def _lists(self, what: str, lists: Sequence[Sequence[RawId]] | None, rows: int) -> list[list[int]]:
-        if lists is None:
-            return [[] for _ in range(rows)]
-        lists = _rows_of(what, lists)
-        if len(lists) != rows:
-            raise ConfigError(f"{what}: expected one list per history ({rows}), got {len(lists)}.")
-        return [self._encode(items, f"{what} {row}") for row, items in enumerate(lists)]
-
-    def _encode(self, items: Sequence[RawId], where: str) -> list[int]:
-        if isinstance(items, str | bytes) or not isinstance(items, Iterable):
-            raise DataError(
-                f"{where}: expected a list of item ids, got {items!r}.",
-                hint="give one list per history: [[...], [...]]",
+    def _check_explain(self, explain: bool) -> None:
+        if explain and not self.explains:
+            raise ConfigError(
+                f"A score of '{self.name}' is no sum of what the history and the wishes gave: nothing to explain.",
+                hint="leave explain out, or choose a model whose guidance is linear",
             )
-        try:
-            return self.vocabulary.encode(list(items))
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-        except TypeError:  # a list or a dictionary cannot be looked up
-            raise DataError(f"{where}: item ids are text or whole numbers, got {items!r}.") from None
 
 
-def _rows_of(what: str, lists: Sequence[Sequence[RawId]]) -> list[Sequence[RawId]]:
-    if isinstance(lists, str | bytes) or not isinstance(lists, Iterable):
-        raise DataError(f"{what}: expected a list of lists of item ids, got {lists!r}.", hint='for example [["B001"]]')
-    return list(lists)
+def _told(wishes: Iterable[Heard]) -> list[int]:
+    """What a model is told of the wishes of a row, one after another."""
+    return [item for heard in wishes for item in heard.told]
+
+
+def _items(wishes: Iterable[Heard]) -> list[int]:
+    """All items that the wishes of a row mean."""
+    return [item for heard in wishes for item in heard.items]
+
+
+def _contribution(source: str, amount: float, wish: Wish | None = None) -> dict[str, Any]:
+    category = wish.name if isinstance(wish, Category) else None
+    return {
+        "source": source,
+        "item_id": None if isinstance(wish, Category) else wish,
+        "category": category,
+        "amount": amount,
+    }
+
+
+def _per_wish(source: str, wishes: Sequence[Heard], amounts: Sequence[float]) -> list[dict[str, Any]]:
+    """One contribution per wish of a row, for the amounts of all that the model was told of, one after another."""
+    found, place = [], 0
+    for heard in wishes:
+        stop = place + len(heard.told)
+        found.append(_contribution(source, sum(amounts[place:stop]), heard.wish))
+        place = stop
+    return found
 
 
 def _read_items(path: Path, n_items: int) -> Vocabulary:

@@ -1,6 +1,6 @@
 """Deterministic batches that can be resumed at any step and shared by several processes.
 
-    epoch e        a permutation of the R rows, drawn from (seed, e)
+    epoch e        a permutation of the R rows, drawn from (seed, e); its first `rows_per_epoch`, where that is set
     step s         rows s * batch_size .. (s + 1) * batch_size of it: the global batch; the last may be smaller
     rank r of W    rows r, r + W, r + 2W, ... of the global batch
 
@@ -43,6 +43,8 @@ class Loader:
     """Names the permutations."""
     shuffle: bool = True
     """False: rows in their own order, in every epoch."""
+    rows_per_epoch: int | None = None
+    """Rows of an epoch, drawn anew for each, where there are more; None: all."""
     rank: int = 0
     """This process, 0..world - 1."""
     world: int = 1
@@ -52,6 +54,11 @@ class Loader:
         for name in ("batch_size", "max_length", "world"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Loader: '{name}' = {getattr(self, name)}: must be at least 1.")
+        if self.rows_per_epoch is not None and not (self.rows_per_epoch >= 1 and self.shuffle):
+            raise ConfigError(
+                f"Loader: 'rows_per_epoch' = {self.rows_per_epoch}: must be at least 1, and needs shuffle = True.",
+                hint="without shuffling every epoch would have the same rows",
+            )
         if not 0 <= self.rank < self.world:
             raise ConfigError(f"Loader: 'rank' = {self.rank}: must be in 0..{self.world - 1}.")
         if self.batch_size < self.world:
@@ -76,7 +83,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Steps per epoch."""
-        return -(-len(self.rows) // self.batch_size)
+        return -(-self._rows_of_an_epoch // self.batch_size)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on: `len(self) - start` of them, on the CPU.
@@ -103,13 +110,18 @@ class Loader:
 
         With n_r of n rows at rank r, the mean over ranks of (W n_r / n) L_r is the mean loss over the n rows.
         """
-        n = min(self.batch_size, len(self.rows) - step * self.batch_size)
+        n = min(self.batch_size, self._rows_of_an_epoch - step * self.batch_size)
         return len(range(self.rank, n, self.world)) * self.world / n
 
     def _order(self, epoch: int) -> Ids:
         if not self.shuffle:
             return np.arange(len(self.rows), dtype=np.int64)
-        return numpy_generator(self.seed, "order of rows", epoch).permutation(len(self.rows))
+        order = numpy_generator(self.seed, "order of rows", epoch).permutation(len(self.rows))
+        return order[: self._rows_of_an_epoch]
+
+    @property
+    def _rows_of_an_epoch(self) -> int:
+        return min(len(self.rows), self.rows_per_epoch or len(self.rows))
 
     @cached_property
     def _keys(self) -> Ids:

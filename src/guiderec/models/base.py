@@ -42,6 +42,10 @@ class Recommender(nn.Module):
     steers: bool = False
     """True: dislikes change what is generated. False: they can only be filtered from the list. A model that knows
     only from its options sets this in its constructor."""
+    steers_by_likes: bool = False
+    """True: likes change what is generated. False: they can only be taken for a part of the history."""
+    explains: bool = False
+    """True: a score is a sum of what the history and each wish gave; see `EmbeddingRecommender.parts`."""
     trains: ClassVar[bool] = True
     """False: `prepare` is all the training there is (popularity, Markov)."""
 
@@ -70,6 +74,19 @@ class Recommender(nn.Module):
         return next(iter([*self.parameters(), *self.buffers()])).device
 
 
+class Parts(NamedTuple):
+    """What user vectors are made of: all their vectors, over the second axis and over the four parts, sum to them."""
+
+    history: Tensor
+    """(B, 1, D)."""
+    base: Tensor
+    """(B, 1, D) what everybody is given."""
+    likes: Tensor
+    """(B, K, D), one for each like of the query; K = 0 without likes."""
+    dislikes: Tensor
+    """(B, K, D), one for each dislike of the query; K = 0 without dislikes."""
+
+
 class EmbeddingRecommender(Recommender):
     """Ranks by the best inner product of K user vectors with the item vectors."""
 
@@ -83,6 +100,10 @@ class EmbeddingRecommender(Recommender):
     def item_vectors(self) -> Tensor:
         """(I + 1, D); row 0 is padding and never read."""
         raise NotImplementedError
+
+    def parts(self, query: Query, noise: Noise) -> Parts:
+        """What `user_vectors` are the sum of, for models that say `explains`."""
+        raise NotImplementedError(f"{type(self).__name__} has user vectors that are no sum of parts.")
 
     def scores(self, query: Query, noise: Noise) -> Tensor:
         """(B, I + 1) inner product with the best interest."""

@@ -46,6 +46,8 @@ class Experiment(Part):
     """Rows to train on: as the split's protocol says, only the last item of each training sequence, every item that has
     one before it, or so many windows of `max_length` that a model which learns every position of a row learns each of
     these items once. The evaluation rows are the protocol's in any case."""
+    rows_per_epoch: int | None = Field(None, ge=1)
+    """Of more training rows, an epoch has a sample of so many, another one every time. None: all."""
     validation_rows: int | None = Field(None, ge=1)
     """Of more validation rows, a sample of so many, the same one every time, is ranked to choose the best weights."""
     metrics: tuple[str, ...] = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")

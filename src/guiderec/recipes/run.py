@@ -82,7 +82,11 @@ def train(
     from_first(fabric, lambda: _claim(run, experiment, dataset, resume))
     rows = training_rows(experiment, dataset)
     loader = Loader(
-        rows, batch_size=experiment.training.batch_size, max_length=experiment.max_length, seed=experiment.seed
+        rows,
+        batch_size=experiment.training.batch_size,
+        max_length=experiment.max_length,
+        seed=experiment.seed,
+        rows_per_epoch=experiment.rows_per_epoch,
     )
 
     valid, candidates = validation_rows(experiment, dataset)

@@ -373,6 +373,7 @@ def _fit_by_prepare(model: Recommender, validate: Validate, training: Training, 
     return Outcome("prepared", 0, 0, clock.seconds(), 0, 0, metrics)
 
 
+_OF_THE_LOADER = ("batch_size", "max_length", "seed", "shuffle", "rows_per_epoch")
 _MAY_CHANGE = frozenset(
     {"epochs", "max_steps", "patience", "accelerator", "checkpoint_every_seconds", "checkpoint_every_steps"}
 )
@@ -385,7 +386,7 @@ def _identity(model: Recommender, loader: Loader, training: Training, seed: int)
         **{f"model.{name}": value for name, value in model.config.to_plain().items()},
         "model.n_items": model.n_items,
         **{f"training.{name}": value for name, value in training.to_plain().items() if name not in _MAY_CHANGE},
-        **{f"loader.{name}": getattr(loader, name) for name in ("batch_size", "max_length", "seed", "shuffle")},
+        **{f"loader.{name}": getattr(loader, name) for name in _OF_THE_LOADER},
         "loader.rows": len(loader.rows),
         "seed": seed,
     }

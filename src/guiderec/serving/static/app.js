@@ -77,10 +77,9 @@ function prepareControls() {
 
 /** The slider runs to four times the model's own strength, in steps that meet it exactly. */
 function prepareStrength(standard) {
-  byId("slider").hidden = standard === null;
-  byId("strength-value").hidden = standard === null;
+  for (const id of ["slider", "strength-value", "strength-default"]) byId(id).hidden = standard === null;
+  byId("strength-none").hidden = standard !== null;
   if (standard === null) {
-    byId("strength-note").textContent = "This model has no strength: wishes act by filtering and through the history.";
     return;
   }
   const top = standard > 0 ? 4 * standard : 4;
@@ -96,14 +95,14 @@ function choosePerson(user) {
   panels.showPeople(state.people, user);
   forget();
   address({ user });
-  refresh({ said: `Ten recommendations for ${user}` });
+  refresh({ said: `For ${user}` });
 }
 
 function chooseOwn(history) {
   Object.assign(state, { user: null, own: history });
   forget();
   address({});
-  refresh({ said: "Ten recommendations for your history" });
+  refresh({ said: "For your own history" });
 }
 
 /** Nothing of the previous person stays: wishes, steps and lists are theirs. */
@@ -311,7 +310,7 @@ function showStrength() {
   byId("strength").value = value;
   byId("strength").setAttribute("aria-valuetext", said ? `${text}, ${said}` : text);
   byId("strength-value").textContent = text;
-  byId("strength-default").hidden = value === standard;
+  byId("strength-default").disabled = value === standard;
 }
 
 function labelOf(wish_) {
@@ -320,7 +319,8 @@ function labelOf(wish_) {
 
 function announce(said, answer) {
   const reference = compared();
-  const moved = reference ? `: ${movesInWords(movesBetween(reference, answer.items))}.` : ".";
+  const seen = count(answer.history.length, "item");
+  const moved = reference ? `: ${movesInWords(movesBetween(reference, answer.items))}.` : `, from ${seen} of history.`;
   const none = answer.items.length === 0 ? " The list is empty: everything is left out." : "";
   byId("status").textContent = `${said}${moved}${none}`;
 }

@@ -61,8 +61,8 @@ export function extent(items) {
 }
 
 /**
- * The contributions to one score, largest first, as `{source, label, amount}`. Beyond `most` of one source the rest is
- * one row, so that the amounts still add up to the score.
+ * The contributions to one score as `{source, label, amount}`, by source and then largest first. Beyond `most` of one
+ * source the rest is one row, so that the amounts still add up to the score.
  */
 export function rows(contributions, most = 4) {
   const found = [];
@@ -99,35 +99,29 @@ export function honouredInWords({ honoured, wishes, guidance_scale: scale }) {
   const likes = wishes.likes.length;
   const dislikes = wishes.dislikes.length;
   if (!likes && !dislikes) return [{ word: null, text: "None yet: this list follows from the history alone." }];
-  const steered = (likes && honoured.likes === "steered") || (dislikes && honoured.dislikes === "steered");
-  if (scale === 0 && steered) return unsteered(honoured, likes, dislikes);
   const said = [];
-  if (likes) said.push(likesInWords(honoured.likes, likes));
-  if (dislikes) said.push(dislikesInWords(honoured.dislikes, dislikes));
+  const pulled = likes && honoured.likes === "steered";
+  const pushed = dislikes && honoured.dislikes === "steered";
+  if ((pulled || pushed) && scale === 0) said.push(unsteered(pushed));
+  else if (pulled || pushed) said.push(steered(pulled ? likes : 0, pushed ? dislikes : 0));
+  if (likes && !pulled) {
+    said.push({ word: "Appended.", text: "This model cannot be pulled, so what you like was added to the history." });
+  }
+  if (dislikes && !pushed) {
+    said.push({ word: "Filtered.", text: "This model cannot be pushed away, so what you dislike is only left out." });
+  }
   return said;
 }
 
-function likesInWords(how, n) {
-  if (how === "history") {
-    const text = `This model cannot be pulled, so what you like was added to the history.`;
-    return { word: "Appended.", text };
-  }
-  return { word: "Steered.", text: `The list is pulled towards ${n === 1 ? "what you like" : `your ${n} likes`}.` };
+function steered(likes, dislikes) {
+  const pull = likes && `pulled towards ${likes === 1 ? "what you like" : `your ${likes} likes`}`;
+  const push = dislikes && `pushed away from ${dislikes === 1 ? "what you dislike" : `your ${dislikes} dislikes`}`;
+  const never = dislikes ? "; a disliked item itself never appears" : "";
+  return { word: "Steered.", text: `The list is ${[pull, push].filter(Boolean).join(" and ")}${never}.` };
 }
 
-function dislikesInWords(how, n) {
-  if (how === "filtered") {
-    return { word: "Filtered.", text: "This model cannot be pushed away, so what you dislike is only left out." };
-  }
-  const what = n === 1 ? "what you dislike" : `your ${n} dislikes`;
-  return { word: "Steered.", text: `The list is pushed away from ${what}; a disliked item itself never appears.` };
-}
-
-function unsteered(honoured, likes, dislikes) {
-  const said = [];
-  if (likes && honoured.likes === "history") said.push(likesInWords("history", likes));
-  const text = dislikes ? "Nothing pulls or pushes; disliked items are only left out." : "Nothing pulls or pushes.";
-  return [...said, { word: "Strength 0.", text }];
+function unsteered(disliked) {
+  return { word: "Strength 0.", text: `Nothing pulls or pushes${disliked ? "; disliked items are only left out" : ""}.` };
 }
 
 function labelOf({ source, name, category, item_id: id }) {

@@ -266,7 +266,7 @@ class Card {
   #showCategory() {
     if (!this.chip) return;
     this.chipSign.replaceChildren(...(this.categoryKind ? [icon(this.categoryKind)] : []));
-    this.chip.classList.toggle("wished", this.categoryKind !== null);
+    this.chip.className = `chip${this.categoryKind ? ` wished ${this.categoryKind}` : ""}`;
     const said = { like: " (liked)", dislike: " (disliked)" }[this.categoryKind] ?? "";
     this.chip.setAttribute("aria-label", `Category ${this.item.category}${said}`);
     this.categoryLike.setAttribute("aria-pressed", String(this.categoryKind === "like"));

@@ -3,7 +3,7 @@
 import { honouredInWords, itemKey, SOURCES, SOURCE_NAMES } from "./compare.js";
 import { byId, count, icon, make } from "./dom.js";
 
-const SHORT_HISTORY = 5;
+const SHORT_HISTORY = 3;
 
 /** The choice of people; `user` is chosen, and added where the server did not list it. */
 export function showPeople(people, user) {
@@ -16,7 +16,7 @@ export function showPeople(people, user) {
 
 function personInWords({ user, length, preview }) {
   const items = length === null ? "" : ` · ${count(length, "item")}`;
-  return `${user}${items}${preview.length ? ` · ${preview.at(-1)}` : ""}`;
+  return `${user}${items}${preview.length ? ` · ${preview[0]}` : ""}`;
 }
 
 /** The history, oldest first; `onRemove(index)` makes its items removable. Long ones are cut to the newest. */
@@ -32,10 +32,14 @@ export function showHistory(history, { whole, onRemove = null }) {
 }
 
 function historyRow(item, index, onRemove) {
-  const name = make("span", { class: "grow" }, item.name, item.category ? make("span", { class: "of" }, item.category) : null);
-  if (!onRemove) return make("li", {}, name);
+  if (!onRemove) return make("li", {}, itemName(item));
   const attributes = { type: "button", class: "remove", "aria-label": `Remove ${item.name}`, title: "Remove" };
-  return make("li", {}, name, make("button", { ...attributes, on: { click: () => onRemove(index) } }, icon("remove")));
+  return make("li", {}, itemName(item), make("button", { ...attributes, on: { click: () => onRemove(index) } }, icon("remove")));
+}
+
+function itemName({ name, category }) {
+  const of = category ? make("span", { class: "of" }, category) : null;
+  return make("span", { class: "grow" }, make("span", { class: "title" }, name), of);
 }
 
 /** The wishes as chips; `onRemove(wish)` takes one back. */
@@ -82,8 +86,7 @@ export function showBefore(items, now) {
   const row = (item) => {
     const to = rank.get(itemKey(item));
     const fate = to === undefined ? "left" : to === item.rank ? "stayed" : `now ${to}`;
-    const name = make("span", { class: "grow" }, item.name, item.category ? make("span", { class: "of" }, item.category) : null);
-    return make("li", { class: fate === "left" ? "left" : null }, name, make("span", { class: "fate" }, fate));
+    return make("li", { class: fate === "left" ? "left" : null }, itemName(item), make("span", { class: "fate" }, fate));
   };
   byId("before-list").replaceChildren(...(items ?? []).map(row));
 }
