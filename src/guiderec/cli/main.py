@@ -21,6 +21,7 @@ from guiderec.cli.evaluate import evaluate
 from guiderec.cli.recipes import recipes
 from guiderec.cli.recommend import recommend
 from guiderec.cli.report import report
+from guiderec.cli.serve import serve
 from guiderec.cli.train import train
 from guiderec.errors import GuideRecError
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, evaluate, distribution, recommend, compare, report, recipes, demo, doctor):
+for command in (train, evaluate, distribution, recommend, compare, report, recipes, serve, demo, doctor):
     app.command()(command)
 app.add_typer(data, name="data")
 

@@ -1,7 +1,8 @@
 """What goes into the service and what comes out, as typed values with limits. Knows no web framework.
 
-The limits keep one request from costing what a thousand should: lengths of texts and lists, k, the strength of guidance.
-Names of fields are those of the HTTP interface; the docstrings below are its reference.
+The limits keep one request from costing what a thousand should: lengths of texts and lists, k, the strength of
+guidance. Names of fields are those of the HTTP interface; the docstrings below are its reference, and the examples of
+all types tell one story.
 """
 
 from __future__ import annotations
@@ -31,12 +32,36 @@ _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
 
 Text = Annotated[StrictStr, Field(min_length=1, max_length=MAX_TEXT, pattern=_PRINTABLE)]
 """Without control characters, which PostgreSQL refuses and nobody means."""
-ItemId = Annotated[Text | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)], Field(examples=["B0001"])]
-User = Annotated[Text, Field(examples=["ada"])]
+
+
+def _id_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<text>"
+    return "<number>" if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+_Number = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+ItemId = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[_Number, Tag("<number>")],
+    Discriminator(_id_kind, custom_error_type="item_id", custom_error_message="an item id is text or a whole number"),
+]
+"""Raw id of an item. Tags begin with '<', so that no message mistakes them for fields."""
+User = Text
+"""Any name for a user."""
 
 
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+def _example(example: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [example]})
+
+
+_TEA: dict[str, Any] = {"item_id": 17, "name": "Amber Oolong, vol. 2", "category": "Tea"}
+_JAZZ: dict[str, Any] = {"item_id": 404, "name": "Late Trains, vol. 1", "category": "Jazz"}
+_BREW: dict[str, Any] = {"item_id": 18, "name": "Amber Oolong, vol. 3", "category": "Tea"}
+_MODEL: dict[str, Any] = {"name": "steerrec", "steers": True, "explains": False, "version": "5f1d7c20ab94"}
 
 
 # ------------------------------------------------------------------------------------------------------------- requests
@@ -58,13 +83,13 @@ class CategoryWish(_Value):
 
 def _wish_kind(value: Any) -> str | None:
     if isinstance(value, _Value):
-        return "item" if isinstance(value, ItemWish) else "category"
+        return "<item>" if isinstance(value, ItemWish) else "<category>"
     kinds = [kind for kind in ("item", "category") if isinstance(value, dict) and kind in value]
-    return kinds[0] if len(kinds) == 1 else None
+    return f"<{kinds[0]}>" if len(kinds) == 1 else None
 
 
 Wish = Annotated[
-    Annotated[ItemWish, Tag("item")] | Annotated[CategoryWish, Tag("category")],
+    Annotated[ItemWish, Tag("<item>")] | Annotated[CategoryWish, Tag("<category>")],
     Discriminator(
         _wish_kind,
         custom_error_type="wish",
@@ -76,6 +101,8 @@ Wishes = Annotated[tuple[Wish, ...], Field(max_length=MAX_LISTED_WISHES)]
 
 class RecommendRequest(_Value):
     """Who asks, and what they wish. At least one of `user` and `history`."""
+
+    model_config = _example({"user": "ada", "likes": [{"category": "Tea"}], "dislikes": [{"item": 404}], "k": 1})
 
     user: User | None = None
     """Stored feedback of this user acts too, and without `history` also the history that is known for them. A user
@@ -99,14 +126,13 @@ class RecommendRequest(_Value):
     def _somebody(self) -> Self:
         if self.user is None and self.history is None:
             raise ValueError("give 'user', 'history' or both")
-        both = set(self.likes) & set(self.dislikes)
-        if both:
-            raise ValueError(f"{min(map(str, both))} is both liked and disliked")
         return self
 
 
 class FeedbackRequest(_Value):
     """Something that a user says about an item or a category: exactly one of the two."""
+
+    model_config = _example({"user": "ada", "kind": "dislike", "item": 404})
 
     user: User
     """Any name for a user; they need not be known."""
@@ -129,7 +155,9 @@ class FeedbackRequest(_Value):
 class SwapRequest(_Value):
     """Which model to serve from now on."""
 
-    path: Annotated[StrictStr, Field(min_length=1, max_length=1024, pattern=_PRINTABLE, examples=["runs/new"])]
+    model_config = _example({"path": "next-week"})
+
+    path: Annotated[StrictStr, Field(min_length=1, max_length=1024, pattern=_PRINTABLE)]
     """Directory of a run or saved model, below the directory that the server takes models from."""
 
 
@@ -174,12 +202,13 @@ class RankedItem(Item):
 
 
 class Honoured(_Value):
-    """How wishes acted; null where there were none."""
+    """How wishes acted; null where none did."""
 
     likes: Literal["steered", "history"] | None
-    """`history`: liked items were appended to the history, since this model cannot be pulled."""
+    """`history`: liked items were appended to the history, since this model cannot be pulled. At strength 0 likes do
+    nothing."""
     dislikes: Literal["steered", "filtered"] | None
-    """`filtered`: disliked items were left out, and nothing else changed."""
+    """`filtered`: disliked items were left out, and nothing else changed; so at strength 0."""
 
 
 class ActingWishes(_Value):
@@ -207,6 +236,18 @@ class ModelLabel(_Value):
 class RecommendReply(_Value):
     """A list, and what it was made from."""
 
+    model_config = _example(
+        {
+            "user": "ada",
+            "history": [_TEA],
+            "items": [{**_BREW, "rank": 1, "score": 7.25, "contributions": None}],
+            "honoured": {"likes": "history", "dislikes": "steered"},
+            "wishes": {"likes": [{"category": "Tea"}], "dislikes": [{"item": 404}]},
+            "guidance_scale": 1.0,
+            "model": _MODEL,
+        }
+    )
+
     user: str | None
     """As in the request."""
     history: list[Item]
@@ -226,6 +267,8 @@ class RecommendReply(_Value):
 class FeedbackReply(_Value):
     """Feedback that is stored for good."""
 
+    model_config = _example({"id": 12, "user": "ada", "kind": "dislike", "item": 404, "time": "2026-03-01T09:30:00Z"})
+
     id: int
     """Larger than that of all feedback acknowledged before."""
     user: str
@@ -243,6 +286,8 @@ class FeedbackReply(_Value):
 class StoredReply(_Value):
     """What the feedback of a user amounts to now."""
 
+    model_config = _example({"user": "ada", "likes": [{"category": "Tea"}], "dislikes": [{"item": 404}], "seen": [17]})
+
     user: str
     """As asked."""
     likes: list[Wish]
@@ -255,6 +300,8 @@ class StoredReply(_Value):
 
 class ItemsReply(_Value):
     """Items found."""
+
+    model_config = _example({"items": [_TEA, _BREW]})
 
     items: list[Item]
     """Best match first."""
@@ -271,6 +318,8 @@ class Category(_Value):
 
 class CategoriesReply(_Value):
     """All categories."""
+
+    model_config = _example({"categories": [{"name": "Tea", "n_items": 96}]})
 
     categories: list[Category]
     """Largest first; empty for a catalogue without categories."""
@@ -290,6 +339,8 @@ class Person(_Value):
 class PeopleReply(_Value):
     """Users whose histories are known."""
 
+    model_config = _example({"people": [{"user": "2811", "length": 9, "preview": [_JAZZ["name"], _TEA["name"]]}]})
+
     people: list[Person]
     """Empty for a server without data."""
 
@@ -306,6 +357,17 @@ class Honours(_Value):
 class ModelReply(ModelLabel):
     """The model that is served."""
 
+    model_config = _example(
+        {
+            **_MODEL,
+            "n_items": 1000,
+            "default_guidance_scale": 1.0,
+            "honours": {"likes": "history", "dislikes": "steered"},
+            "has_people": True,
+            "has_categories": True,
+        }
+    )
+
     n_items: int
     """Items of its catalogue."""
     default_guidance_scale: float | None
@@ -318,8 +380,19 @@ class ModelReply(ModelLabel):
     """Whether categories are known (`GET /categories`)."""
 
 
+class StatusReply(_Value):
+    """How the server is."""
+
+    model_config = _example({"status": "ready"})
+
+    status: Literal["ok", "ready"]
+    """`ok`: the process lives. `ready`: requests can be answered."""
+
+
 class Problem(_Value):
     """Why there is no answer."""
+
+    model_config = _example({"detail": "Item 18000 is not in the catalogue of 1,000 items.", "hint": None})
 
     detail: str
     """One sentence."""
