@@ -65,6 +65,24 @@ def test_order_is_a_function_of_seed_and_epoch(rows):
     assert order(1, 2) != order(2, 2)
 
 
+def test_an_epoch_of_fewer_rows_is_the_beginning_of_its_permutation(rows):
+    whole = Loader(rows, batch_size=4, max_length=3, seed=1)
+    few = Loader(rows, batch_size=4, max_length=3, seed=1, rows_per_epoch=6)
+    assert len(few) == 2
+    for epoch in range(3):
+        assert [len(batch) for batch in few.batches(epoch)] == [4, 2]
+        assert pairs(few.batches(epoch)) == pairs(whole.batches(epoch))[:6]
+    assert {row for epoch in range(40) for row in pairs(few.batches(epoch))} == set(by_hand(3))  # over epochs, all
+    assert few.shard(0, 2).weight(1) + few.shard(1, 2).weight(1) == pytest.approx(2)
+    assert len(Loader(rows, batch_size=4, max_length=3, rows_per_epoch=100)) == len(whole)
+
+
+@pytest.mark.parametrize("options", [{"rows_per_epoch": 0}, {"rows_per_epoch": 5, "shuffle": False}])
+def test_an_epoch_of_no_rows_or_of_always_the_same_is_refused(rows, options):
+    with pytest.raises(ConfigError, match="rows_per_epoch"):
+        Loader(rows, batch_size=4, max_length=3, **options)
+
+
 def test_order_does_not_depend_on_global_generators(rows):
     loader = Loader(rows, batch_size=4, max_length=3, seed=1)
     torch.manual_seed(0)

@@ -374,6 +374,7 @@ def _fit_by_prepare(model: Recommender, validate: Validate, training: Training, 
 
 
 _OF_THE_LOADER = ("batch_size", "max_length", "seed", "shuffle", "rows_per_epoch")
+"""What decides the batches of a step, beside the rows."""
 _MAY_CHANGE = frozenset(
     {"epochs", "max_steps", "patience", "accelerator", "checkpoint_every_seconds", "checkpoint_every_steps"}
 )
