@@ -70,6 +70,15 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
 }
 
+# Annotations are resolved by name in the module, so what routes annotate with stands here.
+_GivenKey = Annotated[
+    str | None,
+    Depends(APIKeyHeader(name="X-API-Key", auto_error=False, description=f"Needed where {KEY_VARIABLE} is set.")),
+]
+_Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries at most.")]
+_User = Annotated[User, Query(description="Whose.")]
+_Search = Annotated[str, Query(max_length=MAX_TEXT, description="Part of a name, or an id.")]
+
 _log = logging.getLogger("guiderec.serving")
 
 
@@ -114,18 +123,16 @@ def create_app(service: Service, *, metrics: Metrics | None = None, api_key: str
 
 def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: str | None) -> None:
     """What needs the API key, where there is one."""
-    header = APIKeyHeader(name="X-API-Key", auto_error=False, description=f"Needed where {KEY_VARIABLE} is set.")
 
-    async def authorised(given: Annotated[str | None, Depends(header)]) -> None:
+    async def authorised(given: _GivenKey) -> None:
         if api_key is not None and not hmac.compare_digest((given or "").encode(), api_key.encode()):
             raise HTTPException(401, "This server needs its API key in the header X-API-Key.")
 
-    async def swapper(_: Annotated[None, Depends(authorised)]) -> None:
+    async def may_swap() -> None:
         if api_key is None:
             raise HTTPException(403, f"Models can be swapped only on a server that was started with {KEY_VARIABLE}.")
 
     guarded: dict[str, Any] = {"dependencies": [Depends(authorised)]}
-    limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries at most.")]
 
     @app.post("/recommend", responses=_replies(RecommendReply, 401, 413, 422, 503), tags=["recommend"], **guarded)
     async def recommend(asked: RecommendRequest, request: Request) -> Response:
@@ -150,14 +157,14 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
         return _json(stored, status=201, leave_out_none=True)
 
     @app.get("/feedback", responses=_replies(StoredReply, 401, 422, 503), tags=["feedback"], **guarded)
-    def stored_feedback(user: Annotated[User, Query(description="Whose.")]) -> Response:
+    def stored_feedback(user: _User) -> Response:
         """What the feedback of a user amounts to now."""
         return _json(service.stored(user))
 
     @app.get("/items", responses=_replies(ItemsReply, 401, 422), tags=["catalogue"], **guarded)
     def items(
-        search: Annotated[str, Query(max_length=MAX_TEXT, description="Part of a name, or an id.")] = "",
-        limit: limit = 20,
+        search: _Search = "",
+        limit: _Limit = 20,
     ) -> Response:
         """Items by name or id, best match first; without a text, the first of the catalogue."""
         return _json(service.items(search, limit))
@@ -168,7 +175,7 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
         return _json(service.categories())
 
     @app.get("/people", responses=_replies(PeopleReply, 401, 422), tags=["catalogue"], **guarded)
-    def people(limit: limit = 50) -> Response:
+    def people(limit: _Limit = 50) -> Response:
         """Users whose histories are known, those of the test part first."""
         return _json(service.known_people(limit))
 
@@ -178,7 +185,7 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
         return _json(service.describe())
 
     @app.post("/model", responses=_replies(ModelReply, 401, 403, 413, 422), tags=["model"],
-              dependencies=[Depends(swapper)])  # fmt: skip
+              dependencies=[Depends(authorised), Depends(may_swap)])  # fmt: skip
     def swap_model(wanted: SwapRequest) -> Response:
         """Serve another model from now on, as soon as it is loaded and checked; no request is dropped.
 

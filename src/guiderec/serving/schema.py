@@ -93,7 +93,7 @@ Wish = Annotated[
     Discriminator(
         _wish_kind,
         custom_error_type="wish",
-        custom_error_message='a wish is {{"item": id}} or {{"category": name}}, one of the two',
+        custom_error_message='a wish is {"item": id} or {"category": name}, one of the two',
     ),
 ]
 Wishes = Annotated[tuple[Wish, ...], Field(max_length=MAX_LISTED_WISHES)]
