@@ -18,6 +18,7 @@ PUBLIC = {
     "Model",
     "Dataset",
     "Vocabulary",
+    "Category",
     "Fingerprint",
     "Interactions",
     "Experiment",

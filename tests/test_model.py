@@ -16,7 +16,7 @@ import torch
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 
-from guiderec import CheckpointError, ConfigError, DataError, GuideRecError, Model, Vocabulary
+from guiderec import Category, CheckpointError, ConfigError, DataError, GuideRecError, Model, Vocabulary
 from guiderec.data.batch import Query
 from guiderec.models.base import Recommender
 from guiderec.recipes.registry import build, model_config
@@ -201,7 +201,12 @@ MISUSE: dict[str, tuple[dict[str, Any], type[GuideRecError], str]] = {
     "negative strength": ({"guidance_scale": -1.0}, ConfigError, "guidance_scale must be a number from 0 on, got -1"),
     "strength that is none": ({"guidance_scale": float("nan")}, ConfigError, "guidance_scale must be a number"),
     "strength as text": ({"guidance_scale": "2"}, ConfigError, "guidance_scale must be a number"),
-    "likes": ({"likes": [["B001"]]}, ConfigError, "'steerrec' cannot be pulled by likes.*history"),
+    "like and dislike": (
+        {"likes": [["B001"]], "dislikes": [["B002", "B001"]]},
+        DataError,
+        "History 0: 'B001' is both liked and disliked",
+    ),
+    "unknown category": ({"likes": [[Category("y")]]}, DataError, "likes 0: there is no category 'y' among the 1"),
 }
 
 

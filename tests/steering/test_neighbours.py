@@ -7,12 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from guiderec.data import cooccurrence
+from guiderec.data.cooccurrence import Neighbours
 from guiderec.data.dataset import Vocabulary
 from guiderec.data.sequences import Rows, Sequences
 from guiderec.errors import ConfigError
-from guiderec.steering import neighbours
 from guiderec.steering.groups import groups_of
-from guiderec.steering.neighbours import CoOccurrence, Neighbours, SharedGroups
+from guiderec.steering.neighbours import CoOccurrence, SharedGroups
 
 ITEMS = 12
 
@@ -62,7 +63,7 @@ def assert_same(found: Neighbours, expected: list[list[tuple[int, float]]]) -> N
 @pytest.mark.parametrize("window", [None, 1, 3])
 @pytest.mark.parametrize("kind", ["cosine", "pmi"])
 def test_co_occurrence_agrees_with_a_double_loop(kind, window, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "BLOCK_PAIRS", block)
+    monkeypatch.setattr(cooccurrence, "BLOCK_PAIRS", block)
     lists = random_lists()
     counts = [sum(i in items for items in lists) for i in range(ITEMS + 1)]
     table = [[0.0] * (ITEMS + 1) for _ in range(ITEMS + 1)]

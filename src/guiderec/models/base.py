@@ -87,11 +87,33 @@ class Parts(NamedTuple):
     """(B, K, D), one for each dislike of the query; K = 0 without dislikes."""
 
 
+class CandidateIndex(Protocol):
+    """Finds items that probably score high, without scoring all of them (`evaluation/index.py`)."""
+
+    refine: int
+    """Candidates that are scored per wanted item."""
+
+    @property
+    def n_items(self) -> int:
+        """I, the items it was built of."""
+        ...
+
+    def candidates(self, users: Tensor, count: int, *, effort: int = 1) -> Tensor:
+        """(B, C) items for users (B, K, D), `count` or fewer per interest; 0 is none, and an item may be repeated."""
+        ...
+
+    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """(B, K, C) inner products of users (B, K, D) with the vectors of items (B, C); what 0 gets has no meaning."""
+        ...
+
+
 class EmbeddingRecommender(Recommender):
     """Ranks by the best inner product of K user vectors with the item vectors."""
 
     n_interests: int = 1
     """K. A model that has more sets this in its constructor; lists then say which one brought each item."""
+    index: CandidateIndex | None = None
+    """Where set, lists are made of its candidates; None scores every item. Ranks of targets never use it."""
 
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:
         """(B, K, D), K interests, usually 1."""

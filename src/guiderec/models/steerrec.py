@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
+from guiderec.diffusion.affine import AffineDenoiser
 from guiderec.diffusion.denoisers import DenoiserName
 from guiderec.diffusion.generation import Generation
 from guiderec.diffusion.guidance import Conditions, GuidanceConfig, PositiveNegative
@@ -41,7 +42,7 @@ from guiderec.diffusion.objectives import (
     masked_mean,
 )
 from guiderec.diffusion.schedule import Linear, ScheduleConfig
-from guiderec.models.base import HistoryConditioned, ModelConfig
+from guiderec.models.base import HistoryConditioned, ModelConfig, Parts
 from guiderec.nn.sampling import items_outside
 from guiderec.rng import Noise
 
@@ -147,6 +148,12 @@ class SteerRec(HistoryConditioned):
     def __init__(self, config: SteerRecConfig, n_items: int) -> None:
         super().__init__(config, n_items)
         self.steers = isinstance(config.guidance, PositiveNegative)  # other guidance never looks at c^-
+        self.explains = (
+            self.steers
+            and config.generation.start == "mean"
+            and isinstance(self.denoiser, AffineDenoiser)
+            and config.negative_condition != "layernorm"
+        )
 
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """(1 - mu) d(F(x_t, c^+), x0) + mu max(0, d(F(x_t, c^+), x0) - d(F(x_t, c^-), x0) + m) (eq. 12, 13)."""
@@ -204,6 +211,33 @@ class SteerRec(HistoryConditioned):
         )
         x0_hat = self.generator(conditions, self.config.guidance, noise, query.key, scale=query.guidance_scale)
         return x0_hat[:, None]
+
+    def parts(self, query: Query, noise: Noise) -> Parts:
+        """The chain is affine in g = (1 + w) c^+ - w c^-, and c^- a mean over dislikes.
+
+        What sampled negatives give, in rows without dislikes, is given to everybody.
+        """
+        scale = self.config.guidance.scale if query.guidance_scale is None else query.guidance_scale
+        condition = self.encode(query)
+        constant = self.generator.mean(torch.zeros_like(condition))
+
+        def carried(g: Tensor) -> Tensor:  # (B, K, D) -> (B, K, D), without the constant of the chain
+            flat = g.flatten(0, 1)
+            return (self.generator.mean(flat) - constant[:1]).view_as(g)
+
+        none = condition[:, None][:, :0]
+        if query.dislikes is None:
+            away, dislikes = self.negative_condition(query, condition, noise), none
+        else:
+            disliked = query.dislikes != PADDING
+            count = disliked.sum(dim=1, keepdim=True)
+            each = (
+                self.as_conditions(self.items(query.dislikes)) * disliked[:, :, None] / count.clamp(min=1)[:, :, None]
+            )
+            away = self.negative_condition(query, condition, noise) * (count == 0)
+            dislikes = carried(-scale * each)
+        shared = carried(torch.stack([(1 + scale) * condition, -scale * away], dim=1))
+        return Parts(history=shared[:, :1], base=constant[:, None] + shared[:, 1:], likes=none, dislikes=dislikes)
 
     def item_vectors(self) -> Tensor:
         """(I + 1, D)."""

@@ -30,12 +30,13 @@ from torch import Tensor
 
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch
+from guiderec.data.cooccurrence import Neighbours
 from guiderec.data.dataset import Vocabulary
 from guiderec.data.sequences import Ids, Rows
 from guiderec.errors import ConfigError, nearest
 from guiderec.rng import Noise
 from guiderec.steering.groups import Groups, groups_of
-from guiderec.steering.neighbours import CoOccurrence, Neighbours, NeighboursOf
+from guiderec.steering.neighbours import CoOccurrence, NeighboursOf
 
 DEPTH = 100
 """Places of the unsteered list among which the anchor of a dislike is looked for."""

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guiderec.data.batch import PADDING, Query
+from guiderec.data.cooccurrence import Neighbours
 from guiderec.evaluation.ranking import ScoreBlocks
 from guiderec.models.base import EmbeddingRecommender, Recommender
 from guiderec.rng import Noise
-from guiderec.steering.neighbours import Neighbours
 from guiderec.steering.procedure import Wishes
 
 Steered = Callable[[float], Tensor]

@@ -71,6 +71,48 @@ class ModelConformance:
         """A new, untrained model for `n_items` items."""
         raise NotImplementedError(f"{type(self).__name__} must say how to make its model.")
 
+    # ------------------------------------------------------------------------------------------------ the wishes
+
+    def test_strength_zero_is_the_unsteered_answer(self) -> None:
+        """Whatever is liked and disliked."""
+        model, query = self._briefly_trained(), self._query()
+        plain = dataclasses.replace(query, guidance_scale=0.0)
+        _assert_equal(_scores(model, self._wishing(plain)), _scores(model, plain))
+
+    def test_wishes_change_what_they_are_said_to_change(self) -> None:
+        """`steers` and `steers_by_likes` in both directions, at strength 1."""
+        model, query = self._briefly_trained(), self._query()
+        query = dataclasses.replace(query, guidance_scale=1.0 if model.steers or model.steers_by_likes else None)
+        plain, wishing = _scores(model, query), self._wishing(query)
+        for name, heard in (("likes", model.steers_by_likes), ("dislikes", model.steers)):
+            changed = _scores(model, dataclasses.replace(query, **{name: getattr(wishing, name)}))
+            assert torch.equal(changed, plain) is not heard, f"steers says {heard} of {name}, the scores do not"
+
+    def test_parts_sum_to_the_answer(self) -> None:
+        """`explains` in both directions; padding among the wishes gives nothing."""
+        model = self._briefly_trained().double()
+        wishing = self._wishing(dataclasses.replace(self._query(), guidance_scale=0.7 if model.steers else None))
+        if not isinstance(model, EmbeddingRecommender):
+            assert not model.explains
+            return
+        with torch.inference_mode():
+            if not model.explains:
+                return  # nothing is said about a sum
+            parts = model.parts(wishing, Noise(0))
+            total = torch.cat(parts, dim=1).sum(dim=1)
+            _assert_close(total, model.user_vectors(wishing, Noise(0))[:, 0])
+            assert wishing.dislikes is not None
+            assert not parts.dislikes[wishing.dislikes == 0].any()
+
+    def _wishing(self, query: Query) -> Query:
+        """The query with likes and dislikes in every row but the first, which has padding alone."""
+        rows = torch.arange(len(query))[:, None]
+        likes = 1 + (3 * rows + torch.tensor([[0, 5]])) % self.n_items
+        dislikes = 1 + (3 * rows + torch.tensor([[1, 2, 7]])) % self.n_items
+        dislikes[1::2, 2] = 0
+        likes[0], dislikes[0] = 0, 0
+        return dataclasses.replace(query, likes=likes, dislikes=dislikes)
+
     # ------------------------------------------------------------------------------------------------ the answer
 
     def test_scores_have_one_column_per_item(self) -> None:
