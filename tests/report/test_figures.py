@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -138,6 +139,20 @@ def test_clouds_show_every_run_in_its_colour_beside_the_true_vectors(make_run: M
 def test_clouds_of_other_rows_are_another_figure(make_run: MakeRun) -> None:
     runs = [read(make_run("a", mmd2=0.1, n_rows=20)), read(make_run("b", model="sasrec", mmd2=0.1, n_rows=21))]
     assert [picture.name for picture in figures.clouds(runs)] == ["clouds", "clouds-2"]
+
+
+def test_coverage_states_the_overlap_of_every_run_and_draws_items_under_generated_vectors(make_run: MakeRun) -> None:
+    runs = [read(make_run(m, model=m, mmd2=0.1, n_rows=30)) for m in ("dimerec", "adigrec")]
+    (picture,) = figures.coverage([*runs, read(make_run("without", model="sasrec"))])
+    assert picture.name == "coverage"
+    assert "30 generated vectors of the test part and 30 items" in picture.alt
+    overlaps = [float(value) for value in re.findall(r"rec:demo (\d\.\d\d)", picture.alt)]
+    assert len(overlaps) == 2
+    assert max(overlaps) < 0.5  # generated on the other side of the origin
+    for theme, png in ((LIGHT, picture.light), (DARK, picture.dark)):
+        assert all(share_of(png, each) > 0 for each in (theme.muted, theme.series[0], theme.series[1]))
+        assert share_of(png, theme.series[2]) == 0
+    assert figures.coverage([read(make_run("none"))]) == []
 
 
 def test_headline_metrics_are_recall_and_ndcg_at_the_two_smallest_cutoffs() -> None:

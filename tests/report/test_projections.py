@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from guiderec.report.projections import pca, sample, tsne
+from guiderec.report.projections import Coverage, coverage, pca, sample, tsne
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +63,25 @@ def test_only_directions_count_and_the_same_call_gives_the_same_points(
     assert (first.generated == again.generated).all()
     longer = project(8 * clouds[0], 0.25 * clouds[1])  # powers of two: the directions are equal to the last bit
     assert (longer.true == first.true).all()
+
+
+def test_densities_have_mass_one_and_overlap_where_the_clouds_do(clouds: tuple[np.ndarray, np.ndarray]) -> None:
+    def mass(density: np.ndarray, found: Coverage) -> float:
+        return float(density.sum() * (found.x[1] - found.x[0]) * (found.y[1] - found.y[0]))
+
+    random = np.random.default_rng(1)
+    apart = coverage(*clouds)
+    near = coverage(clouds[0], clouds[0] + 0.01 * random.normal(size=clouds[0].shape))
+    for found in (apart, near):
+        assert mass(found.items, found) == pytest.approx(1, abs=0.05)  # the tails beyond the grid are missing
+        assert mass(found.generated, found) == pytest.approx(1, abs=0.05)
+    assert near.overlap > 0.9
+    assert apart.overlap < 0.4
+
+
+def test_overlap_of_two_known_densities() -> None:
+    """On a grid of unit cells: half of the mass at the same place."""
+    grid = np.arange(2.0)
+    items, generated = np.array([[0.5, 0.5], [0.0, 0.0]]), np.array([[0.0, 0.5], [0.0, 0.5]])
+    assert Coverage(grid, grid, items, generated).overlap == 0.5
+    assert Coverage(grid, grid, items, items).overlap == 1.0

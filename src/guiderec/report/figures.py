@@ -20,12 +20,13 @@ from guiderec.report.runs import Event, Run
 from guiderec.report.tables import comparable, measured_together, title
 
 if TYPE_CHECKING:
-    from guiderec.report.projections import Projection
+    from guiderec.report.projections import Coverage, Projection
 
 try:
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -147,6 +148,19 @@ def clouds(runs: Sequence[Run], part: str = "test") -> list[Picture]:
         kept = [(run, name) for run, name in zip(group, names, strict=True) if run.distributions[part].vectors]
         if kept:
             pictures.append(_cloud_figure([run for run, _ in kept], [name for _, name in kept], part, len(pictures)))
+    return pictures
+
+
+def coverage(runs: Sequence[Run], part: str = "test") -> list[Picture]:
+    """Densities of the generated vectors over those of all items, in the t-SNE of both: a panel for each run.
+
+    One figure for each set of rows; none where no run kept vectors. Raises ConfigError when scikit-learn is missing.
+    """
+    pictures: list[Picture] = []
+    for group, names in measured_together(runs, part):
+        kept = {name: run for run, name in zip(group, names, strict=True) if run.distributions[part].vectors}
+        if kept:
+            pictures.append(_coverage_figure(list(kept.values()), list(kept), part, len(pictures)))
     return pictures
 
 
@@ -355,6 +369,53 @@ def _draw_clouds(panel: Axes, projection: Projection, colour: str, theme: Theme)
     else:  # the place of the label is free for the legend, which holds for the whole row
         keys = [panel.scatter([], [], s=28, color=each) for each in (theme.muted, colour)]
         panel.legend(keys, ["true", "generated"], loc="upper right", bbox_to_anchor=(1.0, 0.0), ncols=2)
+
+
+def _coverage_figure(runs: list[Run], names: list[str], part: str, number: int) -> Picture:
+    from guiderec.report import projections
+
+    found = []
+    for run in runs:
+        vectors = run.distributions[part].vectors
+        items, rows = vectors["items"][1:], projections.sample(vectors["key"])
+        chosen = projections.sample(np.arange(1, len(items) + 1), projections.ITEMS)
+        found.append(projections.coverage(items[chosen], vectors["generated"][rows]))
+    columns = min(2, len(runs))
+
+    def draw(theme: Theme) -> Figure:
+        lines = -(-len(runs) // columns)
+        figure, panels = _panels(lines, columns, height=4.4 * lines)
+        for panel, name, colour, each in zip(panels, names, _cycle(theme), found, strict=False):
+            _draw_coverage(panel, each, colour, theme)
+            panel.set_title(f"{name}: overlap {each.overlap:.2f}", loc="left")
+        for panel in panels[len(runs) :]:
+            panel.remove()
+        return figure
+
+    facts = ", ".join(f"{name} {each.overlap:.2f}" for name, each in zip(names, found, strict=True))
+    counts = f"{len(rows):,} generated vectors of the {part} part and {len(chosen):,} items"
+    alt = f"Densities of {counts}, in their t-SNE. Mass that the two densities share: {facts}."
+    caption = (
+        f"Gaussian kernel densities of {counts}, by directions, in the t-SNE of both: grey the items, lines the "
+        "generated vectors. Overlap is the mass that the two densities share. Generated vectors should lie where "
+        "targets are, not evenly over the catalogue, so that a larger overlap is not better in itself."
+    )
+    return _picture(f"coverage{f'-{number + 1}' if number else ''}", alt, caption, draw)
+
+
+def _draw_coverage(panel: Axes, found: Coverage, colour: str, theme: Theme) -> None:
+    """Items as filled contours, generated vectors as lines: equal steps of each density, up to its own maximum."""
+    steps = np.linspace(0.08, 1.0, 8)
+    filled = LinearSegmentedColormap.from_list("items", [theme.grid, theme.muted])
+    panel.contourf(found.x, found.y, found.items, levels=steps * found.items.max(), cmap=filled)
+    widths = np.linspace(0.7, 1.8, len(steps) - 1)
+    panel.contour(
+        found.x, found.y, found.generated, levels=steps[:-1] * found.generated.max(), colors=colour, linewidths=widths
+    )
+    panel.set_xticks([])
+    panel.set_yticks([])
+    keys = [panel.scatter([], [], s=28, color=each) for each in (theme.muted, colour)]
+    panel.legend(keys, ["items", "generated"], loc="upper right", bbox_to_anchor=(1.0, 0.0), ncols=2)
 
 
 Curve = list[tuple[float, float]]

@@ -61,7 +61,7 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     template = _template()
     from guiderec.report import figures  # matplotlib is an extra: without it this line raises ConfigError
 
-    summaries = [*figures.metric_bars(records, part), *figures.clouds(records, part)]
+    summaries = [*figures.metric_bars(records, part), *figures.clouds(records, part), *figures.coverage(records, part)]
     sections = _sections(records, part)
     for section, run in zip(sections, records, strict=True):
         for picture in figures.steering_curves(run, section.name, part):

@@ -1,7 +1,8 @@
 """Clouds of vectors in the plane: PCA and t-SNE of true and generated vectors together, so that they share the axes.
 
 Vectors are brought to length 1 first, as for MMD. The same rows are drawn for every run, picked by their names, so that
-two runs on one split show the same people.
+two runs on one split show the same people. `coverage` sets generated vectors beside all items, as ADIGRec's Figures 4
+and 5 do: t-SNE, and Gaussian kernel densities in its plane.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import gaussian_kde
 
 from guiderec.errors import ConfigError
 
@@ -25,6 +27,10 @@ Points = NDArray[np.float64]
 
 ROWS = 500
 """Rows that are drawn, of each of the two clouds."""
+ITEMS = 1_000
+"""Items that are drawn beside generated vectors."""
+GRID = 96
+"""Points of each side of the grid that densities are taken on."""
 PERPLEXITY = 30.0
 SEED = 0
 """Of t-SNE's descent, which begins at the principal components; PCA needs none."""
@@ -43,6 +49,26 @@ class Projection:
     """(n, 2)."""
     generated: Points
     """(n, 2), of the same rows."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Densities of item vectors and of generated vectors in one plane, on a grid of (GRID, GRID) points."""
+
+    x: Points
+    """(GRID,)."""
+    y: Points
+    """(GRID,)."""
+    items: Points
+    """(GRID, GRID) density of the items at (y, x), per unit of area."""
+    generated: Points
+    """(GRID, GRID) density of the generated vectors."""
+
+    @property
+    def overlap(self) -> float:
+        """The mass that the two densities share, the integral of the smaller one: 1 where they are equal, 0 apart."""
+        cell = (self.x[1] - self.x[0]) * (self.y[1] - self.y[0])
+        return float(np.minimum(self.items, self.generated).sum() * cell)
 
 
 def sample(keys: NDArray[np.int64], rows: int = ROWS) -> NDArray[np.int64]:
@@ -73,6 +99,20 @@ def tsne(true: Vectors, generated: Vectors) -> Projection:
         points = TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=SEED).fit_transform(both)
     points = points.astype(np.float64)
     return Projection("t-SNE", ("", ""), points[: len(true)], points[len(true) :])
+
+
+def coverage(items: Vectors, generated: Vectors) -> Coverage:
+    """Gaussian kernel densities (Scott's bandwidth) of items (n, D) and generated vectors (m, D) in their t-SNE."""
+    plane = tsne(items, generated)
+    both = np.concatenate([plane.true, plane.generated])
+    low, high = both.min(axis=0), both.max(axis=0)
+    margin = 0.15 * (high - low)
+    x, y = (np.linspace(low[i] - margin[i], high[i] + margin[i], GRID) for i in range(2))
+    grid = np.stack(np.meshgrid(x, y)).reshape(2, -1)
+    of_items, of_generated = (
+        gaussian_kde(points.T)(grid).reshape(GRID, GRID) for points in (plane.true, plane.generated)
+    )
+    return Coverage(x, y, of_items, of_generated)
 
 
 def _directions(true: Vectors, generated: Vectors) -> Points:
