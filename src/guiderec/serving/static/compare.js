@@ -100,14 +100,14 @@ export function honouredInWords({ honoured, wishes, guidance_scale: scale }) {
   const dislikes = wishes.dislikes.length;
   if (!likes && !dislikes) return [{ word: null, text: "None yet: this list follows from the history alone." }];
   const said = [];
-  const pulled = likes && honoured.likes === "steered";
-  const pushed = dislikes && honoured.dislikes === "steered";
-  if ((pulled || pushed) && scale === 0) said.push(unsteered(pushed));
-  else if (pulled || pushed) said.push(steered(pulled ? likes : 0, pushed ? dislikes : 0));
-  if (likes && !pulled) {
+  const pulled = honoured.likes === "steered" ? likes : 0;
+  const pushed = honoured.dislikes === "steered" ? dislikes : 0;
+  if (scale === 0) said.push(unsteered(dislikes));
+  else if (pulled || pushed) said.push(steered(pulled, pushed));
+  if (likes && honoured.likes === "history") {
     said.push({ word: "Appended.", text: "This model cannot be pulled, so what you like was added to the history." });
   }
-  if (dislikes && !pushed) {
+  if (dislikes && honoured.dislikes === "filtered" && scale !== 0) {
     said.push({ word: "Filtered.", text: "This model cannot be pushed away, so what you dislike is only left out." });
   }
   return said;
@@ -120,8 +120,8 @@ function steered(likes, dislikes) {
   return { word: "Steered.", text: `The list is ${[pull, push].filter(Boolean).join(" and ")}${never}.` };
 }
 
-function unsteered(disliked) {
-  return { word: "Strength 0.", text: `Nothing pulls or pushes${disliked ? "; disliked items are only left out" : ""}.` };
+function unsteered(dislikes) {
+  return { word: "Strength 0.", text: `Nothing pulls or pushes${dislikes ? "; what you dislike is only left out" : ""}.` };
 }
 
 function labelOf({ source, name, category, item_id: id }) {
