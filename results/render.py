@@ -124,7 +124,7 @@ def published_for(
     if row is None or table is None or row not in table["rows"]:
         return None
     found = table["rows"][row]
-    return found["source"], dict(zip(table["metrics"], found["values"], strict=True))
+    return found["source"], dict(zip(found.get("metrics", table["metrics"]), found["values"], strict=True))
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
@@ -136,8 +136,7 @@ def page(records: Sequence[Record], comparisons: Mapping[str, Mapping[str, Any]]
     if not records:
         parts.append("There are no records yet.")
     for study in _in_order({record.study for record in records}, STUDIES):
-        own = [record for record in records if record.study == study]
-        parts += _study(study, own, comparisons.get(study), published)
+        parts += _study(study, _shown(study, records), comparisons.get(study), published)
     return "\n\n".join(parts) + "\n"
 
 
@@ -155,7 +154,7 @@ def readme_block(records: Sequence[Record], published: Mapping[str, Any]) -> str
                     _width(own[0]),
                     str(len(own)),
                     *(spread(values[metric]) for metric in SHORT),
-                    "–" if printed is None else " / ".join(f"{printed[1][metric]:.4f}" for metric in SHORT),
+                    "–" if printed is None else " / ".join(_printed(printed[1], metric) for metric in SHORT),
                 )
             )
         title = published.get(data, {}).get("title", f"`{data}`")
@@ -178,8 +177,8 @@ How to read it:
 - Epochs are chosen on the validation part, by the metric that the recipe names. The test part is looked at afterwards
   and chooses nothing.
 - "Published" is what the paper prints for its own implementation of that model. SteerRec's paper gives one number per
-  model, without interval or number of seeds, at width 3072; AlignDiff's gives means of five runs at width 128. Where
-  our width differs, the table says so."""
+  model, without interval or number of seeds, at width 3072; AlignDiff's gives means of five runs at width 128,
+  ADIGRec's means of runs at width 64. Where our width differs, the table says so."""
 
 
 def _findings(records: Sequence[Record], published: Mapping[str, Any]) -> list[str]:
@@ -216,7 +215,7 @@ def _test_means(key: str, own: Sequence[Record], order: Sequence[str]) -> dict[s
     return {metric: mean(over_seeds(own, "test")[key][metric]) for metric in order if metric in metrics_of(own)}
 
 
-WITHOUT_DIFFUSION = ("markov", "sasrec")
+WITHOUT_DIFFUSION = ("markov", "sasrec", "comirec")
 """Beginnings of the names of runs that are set against the whole of a paper's table."""
 
 
@@ -262,11 +261,23 @@ def _against_main(
     )
 
 
+def _shown(study: str, records: Sequence[Record]) -> list[Record]:
+    """The records of a study, and those of other studies that its tables show beside them, for the same seeds."""
+    own = [record for record in records if record.study == study]
+    if study not in STUDIES:
+        return own
+    joined, beside = STUDIES[study].joined_by, STUDIES[study].beside
+    seeds = {record.seed for record in own}
+    return own + [r for r in records if r.study in joined and r.name in beside and r.seed in seeds]
+
+
 def _study(
     study: str, records: Sequence[Record], comparison: Mapping[str, Any] | None, published: Mapping[str, Any]
 ) -> list[str]:
     parts = [f"## {STUDIES[study].title if study in STUDIES else study}", _data(records)]
+    parts += [STUDIES[study].note] if study in STUDIES and STUDIES[study].note else []
     parts += ["### Test", _means(records, "test", published)] if over_seeds(records, "test") else []
+    parts += ["### Test, some of the rows", _groups(records)] if _has_groups(records) else []
     parts += ["### Validation", _means(records, "valid", {})] if over_seeds(records, "valid") else []
     parts += ["### Single runs, test, with 95 % intervals", _intervals(records)] if over_seeds(records, "test") else []
     parts += ["### Paired tests", _comparison(comparison)] if comparison else []
@@ -295,10 +306,54 @@ def _means(records: Sequence[Record], part: str, published: Mapping[str, Any]) -
         printed = published_for(published, own, key)
         title = RUNS.get(key, (key,))[0]
         if printed is not None:
-            cells = (f"{printed[1][metric]:.4f}" if metric in printed[1] else "–" for metric in values)
+            cells = (_printed(printed[1], metric) for metric in values)
             rows.append((title, f"published ({printed[0]})", *cells))
         rows.append((title, f"ours, {_wide(own[0])}{_seeds(own)}", *map(spread, values.values())))
     return _table(("Model", "Whose", *map(_title, metrics_of(records))), rows)
+
+
+def _has_groups(records: Sequence[Record]) -> bool:
+    """Whether a group of rows leaves out more than one in a hundred, so that it says something of its own."""
+    evaluations = [each for record in records for each in record.evaluations("test").values()]
+    return any(
+        group["n_rows"] < 0.99 * each["n_rows"] for each in evaluations for group in each.get("groups", {}).values()
+    )
+
+
+def _groups(records: Sequence[Record]) -> str:
+    """The metric that chose the epochs, over all rows, over groups of them, and with items of the history masked."""
+    metric = records[0].content["experiment"]["training"]["metric"]
+    parts: dict[str, dict[str, list[float]]] = {}
+    counts: dict[str, int] = {}
+    for key in over_seeds(records, "test"):
+        for evaluation in (r.evaluations("test")[key] for r in records if key in r.evaluations("test")):
+            other = evaluation.get("otherwise", {"groups": {}, "metrics": {}})
+            found = {"all": evaluation["metrics"][metric]["mean"]}
+            found |= {name: group["metrics"][metric] for name, group in evaluation.get("groups", {}).items()}
+            found |= {f"{other['seen']} seen": other["metrics"][metric]["mean"]} if other["metrics"] else {}
+            counts |= {"all": evaluation["n_rows"]}
+            counts |= {name: group["n_rows"] for name, group in evaluation.get("groups", {}).items()}
+            for name, value in found.items():
+                parts.setdefault(name, {}).setdefault(key, []).append(value)
+    rows = [
+        (RUNS.get(key, (key,))[0], *(spread(parts[name][key]) if key in parts[name] else "–" for name in parts))
+        for key in parts["all"]
+    ]
+    head = (_GROUPS.get(name, name) + (f" ({counts[name]:,})" if name in counts else "") for name in parts)
+    return (
+        f"{_title(metric)} over all test rows, the rows with a history, those whose target occurs in training, both, "
+        "and all rows with the items of the history masked.\n\n" + _table(("Model", *head), rows)
+    )
+
+
+_GROUPS = {
+    "all": "All rows",
+    "history>0": "With a history",
+    "warm target": "Target in training",
+    "history>0, warm target": "Both",
+    "mask seen": "All, history masked",
+    "keep seen": "All, history kept",
+}
 
 
 def _intervals(records: Sequence[Record]) -> str:
@@ -398,6 +453,11 @@ def _numbers(values: Mapping[str, float]) -> str:
 
 def _lines(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _printed(values: Mapping[str, float], metric: str) -> str:
+    """A published number; a dash where the paper's table does not have this metric."""
+    return f"{values[metric]:.4f}" if metric in values else "–"
 
 
 def _p(value: float) -> str:

@@ -61,7 +61,8 @@ def sides(name: str, folder: Path) -> tuple[list[int], list[Side]]:
         for file in runs.glob(f"{run}-seed*/evaluation/test*.json")
         if file.with_suffix(".parquet").exists()
     }
-    seeds = sorted(seed for run, _, part, seed in found if (run, part) == (study.against, "test"))
+    wanted = range(2**32) if study.seeds is None else study.seeds
+    seeds = sorted(seed for run, _, part, seed in found if (run, part) == (study.against, "test") and seed in wanted)
     if not seeds:
         raise DataError(f"{folder / name} holds no finished run of {study.against}.")
     everywhere = [

@@ -56,8 +56,14 @@ class Study:
     """The run that all others are tested against, row by row."""
     joined_by: tuple[str, ...] = ()
     """Other studies on the same data, whose runs are tested as well."""
+    beside: tuple[str, ...] = ()
+    """Runs of those other studies that the tables of this one show as well."""
+    seeds: tuple[int, ...] | None = None
+    """The seeds that it is about; None: all that the compared model has."""
     redrawn: bool = False
     """Every seed has a user split of its own, drawn from the full sequences in `data`."""
+    note: str = ""
+    """Budget, and what was tried on the validation part before; a paragraph of the page."""
 
 
 MORE_TARGETS = "every item of a user, where the protocol of the paper gives SteerRec one target per user"
@@ -70,6 +76,7 @@ WITHOUT_PNG = Reading(
 POPULARITY = Run("Popularity", "popularity:default")
 MARKOV = Run("Markov chain from the last item", "markov:default", learns_from=MORE_TARGETS)
 SASREC = Run("SASRec trained on every item of a user", "sasrec:beauty", published="SASRec", learns_from=MORE_TARGETS)
+GUIDED_SASREC = Run("Guided SASRec", "guided_sasrec:beauty", learns_from=MORE_TARGETS)
 STEERREC = Run("SteerRec", "steerrec:beauty", published="SteerRec", readings={"without-png": WITHOUT_PNG})
 
 
@@ -103,6 +110,46 @@ def _leave_one_out(data_set: str) -> dict[str, Run]:
         ),
     }
 
+
+def _sessions(data_set: str, runs: Mapping[str, Options]) -> dict[str, Run]:
+    """Models under the session protocol, each with its overrides, in the order of the page."""
+    known = {
+        "popularity": POPULARITY,
+        "markov": replace(MARKOV, learns_from="the same targets"),
+        "sasrec": Run("SASRec", f"sasrec:{data_set}", published="SASRec"),
+        "comirec": Run("ComiRec", f"comirec:{data_set}", published="ComiRec"),
+        "diffrec": Run("DiffRec", f"diffrec:{data_set}", published="DiffRec"),
+        "diffurec": Run("DiffuRec", f"diffurec:{data_set}", published="DiffuRec"),
+        "dreamrec": Run("DreamRec", f"dreamrec:{data_set}", published="DreamRec"),
+        "dimerec": Run("DimeRec", f"dimerec:{data_set}", published="DimeRec"),
+        "adigrec": Run("ADIGRec", f"adigrec:{data_set}", published="ADIGRec"),
+    }
+    return {name: replace(run, options=runs[name]) for name, run in known.items() if name in runs}
+
+
+def _table_3(options: Options) -> dict[str, Run]:
+    """Rows of ADIGRec's Table 3 but two: "G1" is DimeRec, and the one with all parts ADIGRec."""
+    rows = {
+        "g2": ("ADIGRec: G2 alone", "G2"),
+        "g": ("ADIGRec: G1 and G2, without AI2M and L_reg", "G"),
+        "g-ai2m": ("ADIGRec: without L_reg", "G, AI2M"),
+        "g1-reg": ("ADIGRec: G1 and L_reg, without G2 and AI2M", "G1, L_reg"),
+        "g-reg": ("ADIGRec: without AI2M", "G, L_reg"),
+    }
+    return {
+        f"adigrec-{name}": Run(title, f"adigrec:zhihu_{name.replace('-', '_')}", options, published=f"{row} in Table 3")
+        for name, (title, row) in rows.items()
+    }
+
+
+UNTRAINED: Options = {
+    "metrics": [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20, 50)],
+    "training.metric": "ndcg@20",
+}
+"""What makes the recipes without training comparable with the others on sessions."""
+
+SHORT_ITEMS: Options = {"model.init_std": 0.1, "training.epochs": 12, "training.patience": 3}
+"""ADIGRec and DimeRec: items that begin short, and so can move far in few epochs; see the note of the study."""
 
 WIDE_STEERREC = STEERREC.with_options(model__dim=1024, training__learning_rate=2e-4)
 """2e-4 is the largest rate of the paper's search: on validation no worse than 1e-4, and there in half the epochs."""
@@ -155,12 +202,25 @@ STUDIES: dict[str, Study] = {
             ).with_options(training__epochs=8)  # six times as many rows as the protocol has
         },
     ),
+    "beauty-guided": Study(
+        "Beauty, user split: Guided SASRec",
+        USER_SPLIT,
+        {
+            "guided-sasrec": GUIDED_SASREC,
+            "guided-sasrec-without-kinship": replace(
+                GUIDED_SASREC, title="Guided SASRec without kinship: the encoder alone"
+            ).with_options(model__kinship=0.0),
+        },
+        against="guided-sasrec",
+        joined_by=("beauty-baselines",),
+    ),
     "beauty-resplit": Study(
         "Beauty: other user splits, one drawn from the full sequences for every seed, 15 epochs at most",
         "amazon-beauty/leave-one-out",
         {
             "markov": MARKOV,
             "sasrec-every-position": SASREC.with_options(model__dim=64, training__epochs=15),
+            "guided-sasrec": GUIDED_SASREC.with_options(model__dim=64, training__epochs=15),
             "steerrec": WIDE_STEERREC.with_options(training__epochs=15),
         },
         against="steerrec",
@@ -174,6 +234,52 @@ STUDIES: dict[str, Study] = {
             ("ml-1m", "MovieLens-1M", "movielens-1m/leave-one-out-5core", "movielens_1m"),
         )
     },
+    "zhihu": Study(
+        "Zhihu, sessions",
+        "zhihu/time-split",
+        _sessions(
+            "zhihu",
+            {
+                "popularity": UNTRAINED,
+                "markov": UNTRAINED,
+                "sasrec": {},
+                "comirec": {},
+                "diffrec": {},
+                "diffurec": {},
+                "dreamrec": {},
+                "dimerec": SHORT_ITEMS,
+                "adigrec": SHORT_ITEMS,
+            },
+        ),
+        against="adigrec",
+        note="NOTE",
+    ),
+    "zhihu-ablation": Study(
+        "Zhihu, sessions: the parts of ADIGRec",
+        "zhihu/time-split",
+        _table_3(SHORT_ITEMS),
+        against="adigrec",
+        joined_by=("zhihu",),
+        beside=("dimerec", "adigrec"),
+        note="NOTE",
+    ),
+    "yoochoose": Study(
+        "YooChoose, sessions",
+        "yoochoose/time-split",
+        _sessions(
+            "yoochoose",
+            {
+                "popularity": UNTRAINED,
+                "markov": UNTRAINED,
+                "sasrec": {},
+                "dreamrec": {},
+                "dimerec": SHORT_ITEMS,
+                "adigrec": SHORT_ITEMS,
+            },
+        ),
+        against="adigrec",
+        note="NOTE",
+    ),
 }
 """Name of the study, which is its folder here -> what it is."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from guiderec.api import configure
 from guiderec.config import override
 from guiderec.errors import DataError
+from guiderec.recipes.registry import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
@@ -265,8 +268,10 @@ def test_committed_pages_are_what_the_committed_records_give():
 
 def test_studies_name_what_exists():
     for study in STUDIES.values():
-        assert study.against is None or study.against in study.runs
         assert set(study.joined_by) <= set(STUDIES)
+        joined = {name for other in study.joined_by for name in STUDIES[other].runs}
+        assert study.against is None or study.against in {*study.runs, *joined}
+        assert set(study.beside) <= joined - set(study.runs)
         for run in study.runs.values():
             experiment = configure(run.recipe, dict(run.options), 0)
             for reading in run.readings.values():
@@ -280,4 +285,66 @@ def test_published_tables_are_about_a_model_with_a_run():
         if data != "note":
             row = render.RUNS[table["model"]][1]
             assert table["rows"][row]["source"] == table["table"]
-            assert all(len(each["values"]) == len(table["metrics"]) for each in table["rows"].values())
+            for each in table["rows"].values():
+                assert len(each["values"]) == len(each.get("metrics", table["metrics"]))
+
+
+@pytest.mark.parametrize("data_set", ["zhihu", "yoochoose"])
+def test_adigrecs_tables_agree_with_what_the_recipes_say(data_set: str):
+    """Typed twice from the paper, here in shares and there in percent."""
+    table = PUBLISHED[f"{data_set}/time-split"]
+    compared = 0
+    for row, found in table["rows"].items():
+        if found["source"] == table["table"] and row not in ("GRU4Rec", "DuoRec"):
+            names = [f"{row.lower()}:{data_set}"]
+        else:
+            parts = row.removesuffix(" in Table 3").lower().replace("l_reg", "reg").split(", ")
+            names = [f"adigrec:{data_set}_{'_'.join(parts)}"] if found["source"] == "ADIGRec, Table 3" else []
+        for name in set(names) & set(recipes()):
+            text = recipes()[name].__doc__ or ""
+            said = [float(number) for number in re.findall(r"\b\d+\.\d{2}\b", text)]
+            said = said[: len(found["values"])]  # after them, options such as lambda_2
+            assert said == pytest.approx([100 * value for value in found["values"]]), name
+            compared += 1
+    assert compared >= 11
+
+
+def test_a_study_shows_runs_of_another_beside_its_own_and_rows_of_some_metrics(root: Path):
+    def write(name: str, seed: int, mean: float) -> None:
+        content = record(seed, mean, dim=64)
+        content["data"] = {**DATA, "name": "zhihu/time-split"}
+        content["experiment"]["training"] = {"metric": "ndcg@20"}
+        for each in content["evaluation"].values():
+            each["metrics"] = {
+                metric: {"mean": mean, "low": mean, "high": mean} for metric in (*METRICS, "recall@20", "ndcg@20")
+            }
+            each["groups"] = {"history>0": {"n_rows": 1900, "metrics": {"ndcg@20": mean + 0.001}}}
+            masked = {"ndcg@20": {"mean": mean + 0.002, "low": mean, "high": mean}}
+            each["otherwise"] = {"seen": "mask", "metrics": masked, "groups": {}}
+        path = root / "results" / f"{name}-seed{seed}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+
+    write("zhihu-ablation/adigrec-g2", 0, 0.007)
+    write("zhihu/adigrec", 0, 0.010)
+    write("zhihu/adigrec", 1, 0.012)
+    write("zhihu/popularity", 0, 0.008)
+    text = render.rendered(root)[root / "docs/results.md"]
+    study = text[text.index("the parts of ADIGRec") :]
+    rows = table_rows(study, "### Test")
+    assert [row[0] for row in rows[1::2]] == ["ADIGRec", "ADIGRec: G2 alone"]  # each after its published row
+    assert rows[1][1:3] == ["ours, width 64, 1 seed", "0.0100"]  # of the seed that the ablation has
+    assert rows[2][2:] == ["–", "–", "–", "–", "0.0211", "0.0076"]
+    groups = table_rows(study, "### Test, some of the rows")
+    assert groups[1] == ["ADIGRec: G2 alone", "0.0070", "0.0080", "0.0090"]
+    assert "With a history (1,900)" in study
+
+
+def test_a_study_of_some_seeds_is_compared_over_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(STUDIES, "zhihu-ablation", replace(STUDIES["zhihu-ablation"], seeds=(0,)))
+    for seed in (0, 1):
+        run_directory(tmp_path / "zhihu/adigrec", seed, {"test": [0.0] * 20})
+    run_directory(tmp_path / "zhihu-ablation/adigrec-g2", 0, {"test": [1.0] * 20})
+    found = reproduce.compare("zhihu-ablation", tmp_path)
+    assert (found["baseline"], found["seeds"]) == ("adigrec", [0])
+    assert found["tests"][0]["difference"] == pytest.approx(1.0)
