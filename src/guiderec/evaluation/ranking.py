@@ -13,6 +13,9 @@ Models that rank by inner product are scored in blocks of items, (B, n) at a tim
 catalogue nor with B x I. All comparisons are between numbers of one matrix product over one partition into blocks: the
 score of a target is read from the block that holds it and never computed again by another kernel, whose rounding could
 put the target before or behind items with equal vectors.
+
+For very large catalogues a model may have an `index`: lists are then the best of the items that it finds, by their
+exact scores and under the same rules (`evaluation/index.py`). Ranks of targets are always taken over all items.
 """
 
 from __future__ import annotations
@@ -23,10 +26,11 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from guiderec.data.batch import PADDING, Query
 from guiderec.errors import ConfigError, DataError, ScoreError
-from guiderec.models.base import EmbeddingRecommender, Recommender
+from guiderec.models.base import CandidateIndex, EmbeddingRecommender, Recommender
 from guiderec.rng import Noise
 
 Seen = Literal["keep", "mask"]
@@ -34,6 +38,9 @@ Seen = Literal["keep", "mask"]
 
 BLOCK_SCORES = 2**23
 """Numbers in one block of scores (32 MiB in float32), where the caller does not set `block_items`."""
+
+LEAST_CANDIDATES = 200
+"""Candidates that an index is asked for at least, however short the list."""
 
 
 class Listed(NamedTuple):
@@ -74,6 +81,9 @@ def top_k(
         For a score that is nan or +inf, or scores of the wrong shape.
     """
     with inference(model):
+        if (index := _index_for(model, query)) is not None:
+            listed = _through_index(model, index, query, k, noise, exclude)
+            return listed.scores, listed.items
         listing = RunningTopK(k, query.candidates, exclude)
         for first, block in ScoreBlocks(model, query, noise, block_items=block_items):
             listing.add(first, block)
@@ -91,11 +101,9 @@ def top_k_by_interest(
 ) -> Listed:
     """`top_k`, and which of the K interests of a row brought each item; always 0 for models without interests."""
     with inference(model):
-        listing = RunningTopK(k, query.candidates, exclude)
-        blocks = ScoreBlocks(model, query, noise, block_items=block_items)
-        for first, block, interests in blocks.with_interests():
-            listing.add(first, block, interests)
-        return Listed(listing.scores, listing.items, listing.interests)
+        if (index := _index_for(model, query)) is not None:
+            return _through_index(model, index, query, k, noise, exclude)
+        return _exactly(model, query, k, noise, exclude, block_items)
 
 
 def target_ranks(
@@ -160,6 +168,35 @@ def ranks_both_ways(
         listing = RunningTopK(k, query.candidates, seen if listed == "mask" else None)
         kept, before = _ranks(blocks, target, query.candidates, None, listing, _once(seen))
         return {"keep": kept, "mask": kept - before}, listing.items
+
+
+def from_candidates(
+    index: CandidateIndex, users: Tensor, k: int, *, exclude: Tensor | None = None, effort: int = 1
+) -> Listed:
+    """The best k of the items that an index finds for users (B, K, D), by their exact scores; as in `top_k`.
+
+    `effort` times as many candidates are looked for. A row may have fewer than k items though more compete.
+    """
+    items = _once(index.candidates(users, effort * candidates_for(index, k), effort=effort))
+    if exclude is not None and exclude.shape[1]:
+        barred = exclude.sort(dim=1).values
+        places = torch.searchsorted(barred, items).clamp(max=barred.shape[1] - 1)
+        items = items.masked_fill(barred.gather(1, places) == items, PADDING)
+    items = F.pad(items, (0, k), value=PADDING).sort(dim=1).values
+    scores, interests = index.scores(users, items).max(dim=1)
+    scores = scores.masked_fill(items == PADDING, -torch.inf)
+    if not bool((scores < torch.inf).all()):
+        raise ScoreError("An item that the index found has a score that is not finite.")
+    # Ids ascend along each row and the sort is stable: equal scores stay ordered by id, as in blocks.
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    best = order[:, :k]
+    items = items.gather(1, best)
+    return Listed(scores[:, :k], items, interests.gather(1, best).masked_fill(items == PADDING, -1))
+
+
+def candidates_for(index: CandidateIndex, k: int) -> int:
+    """How many candidates an index is asked for, for a list of k items."""
+    return max(index.refine * k, LEAST_CANDIDATES)
 
 
 @contextmanager
@@ -287,6 +324,69 @@ class RunningTopK:
             self.interests = torch.cat([self.interests, brought], dim=1).gather(1, best)
 
 
+def _index_for(model: Recommender, query: Query) -> CandidateIndex | None:
+    """The index that lists are made of; None where every item is scored, and for few candidates, which are quicker so.
+
+    ConfigError for an index that cannot serve the model.
+    """
+    if not isinstance(model, EmbeddingRecommender) or model.index is None or query.candidates is not None:
+        return None
+    if type(model).scores is not EmbeddingRecommender.scores:
+        raise ConfigError(f"{type(model).__name__} does not rank by inner product, so an index cannot serve it.")
+    if model.index.n_items != model.n_items:
+        raise ConfigError(f"The index has {model.index.n_items:,} items, the model {model.n_items:,}.")
+    return model.index
+
+
+def _through_index(
+    model: Recommender, index: CandidateIndex, query: Query, k: int, noise: Noise, exclude: Tensor | None
+) -> Listed:
+    """Lists from an index. A row for which excluded items leave less than k of its candidates is asked for again.
+
+    Every time with four times the effort, and scored in full once candidates are a quarter of the catalogue. How hard a
+    row is looked for depends on that row alone, so that its answer does not depend on the batch.
+    """
+    assert isinstance(model, EmbeddingRecommender)
+    if k < 1:
+        raise ConfigError(f"k = {k}: a list has at least 1 item.")
+    device = query.history.device
+    users = model.user_vectors(query, noise).to("cpu", torch.float32)
+    _require_shape("user_vectors", users, (len(query), None, None))
+    _require_finite(users, query)
+    barred = torch.zeros(len(query), 0, dtype=torch.int64) if exclude is None else _once(exclude.cpu())
+    n_barred = (barred != PADDING).sum(dim=1)
+    wanted = (index.n_items - n_barred).clamp(max=k)
+    asked = candidates_for(index, k)
+    effort = 2 ** torch.ceil(torch.log2(1 + n_barred / asked)).to(torch.int64)  # as many spare ones as are excluded
+    scores = users.new_full((len(query), k), -torch.inf)
+    items = torch.full_like(scores, PADDING, dtype=torch.int64)
+    interests = torch.full_like(items, -1)
+    pending = torch.arange(len(query))
+    while len(pending):
+        for level in sorted(set(effort[pending].tolist())):
+            rows = pending[effort[pending] == level]
+            if level * asked > index.n_items // 4:
+                found = _exactly(model, query.rows(rows.to(device)), k, noise, barred[rows].to(device))
+            else:
+                found = from_candidates(index, users[rows], k, exclude=barred[rows], effort=level)
+            for into, part in zip((scores, items, interests), found, strict=True):
+                into[rows] = part.to("cpu", into.dtype)
+        short = (items[pending] != PADDING).sum(dim=1) < wanted[pending]
+        pending = pending[short & (effort[pending] * asked <= index.n_items // 4)]
+        effort[pending] *= 4
+    return Listed(scores.to(device), items.to(device), interests.to(device))
+
+
+def _exactly(
+    model: Recommender, query: Query, k: int, noise: Noise, exclude: Tensor | None, block_items: int | None = None
+) -> Listed:
+    """Lists from the scores of all items, and the interests that brought them."""
+    listing = RunningTopK(k, query.candidates, exclude)
+    for first, block, interests in ScoreBlocks(model, query, noise, block_items=block_items).with_interests():
+        listing.add(first, block, interests)
+    return Listed(listing.scores, listing.items, listing.interests)
+
+
 def _ranks(
     blocks: ScoreBlocks,
     target: Tensor,
@@ -365,6 +465,18 @@ def _places(items: Tensor, first: int, n: int) -> tuple[Tensor, Tensor]:
     """Rows and columns, in a block of the items first..first + n - 1 (first >= 1), of ids (B, E) padded with 0."""
     rows, columns = ((items >= first) & (items < first + n)).nonzero(as_tuple=True)
     return rows, items[rows, columns] - first
+
+
+def _require_finite(users: Tensor, query: Query) -> None:
+    finite = users.isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        error = ScoreError(
+            f"Row {row} of the query (key {int(query.key[row])}) has a user vector that is not finite.",
+            hint="look for a loss that diverged",
+        )
+        error.row = row
+        raise error
 
 
 def _require_shape(what: str, found: Tensor, expected: tuple[int | None, ...]) -> None:
