@@ -43,7 +43,7 @@ class NaturalGuidance(Part):
     name: Literal["natural"] = "natural"
     scale: float = Field(2.0, ge=0)
     """w, in standard deviations of a user's scores over the catalogue; 0 is off."""
-    kinship: float = Field(0.1, ge=0)
+    kinship: float = Field(0.07, ge=0)
     """Weight of each neighbour of a wished item, where the item has 1."""
     nearest: int = Field(256, ge=2)
     """M, the best items for the user, which should stay as they are."""
