@@ -148,8 +148,13 @@ UNTRAINED: Options = {
 }
 """What makes the recipes without training comparable with the others on sessions."""
 
-SHORT_ITEMS: Options = {"model.init_std": 0.1, "training.epochs": 12, "training.patience": 3}
-"""ADIGRec and DimeRec: items that begin short, and so can move far in few epochs; see the note of the study."""
+SHORT_ITEMS: Options = {
+    "model.init_std": 0.1,
+    "validation_rows": 4000,
+    "training.epochs": 6,
+    "training.patience": 2,
+}
+"""ADIGRec and DimeRec: items that begin short, and so go far in few epochs; see the note of the study."""
 
 WIDE_STEERREC = STEERREC.with_options(model__dim=1024, training__learning_rate=2e-4)
 """2e-4 is the largest rate of the paper's search: on validation no worse than 1e-4, and there in half the epochs."""
@@ -242,11 +247,21 @@ STUDIES: dict[str, Study] = {
             {
                 "popularity": UNTRAINED,
                 "markov": UNTRAINED,
-                "sasrec": {},
-                "comirec": {},
-                "diffrec": {},
-                "diffurec": {},
-                "dreamrec": {},
+                "sasrec": {"training.epochs": 12, "training.patience": 2},
+                "comirec": {"training.epochs": 8, "training.patience": 2},
+                "diffrec": {
+                    "model.hidden": [200],
+                    "training.learning_rate": 1e-3,
+                    "training.epochs": 40,
+                    "training.patience": 2,
+                },
+                "diffurec": {
+                    "model.layers": 2,
+                    "validation_rows": 1000,
+                    "training.epochs": 6,
+                    "training.patience": 2,
+                },
+                "dreamrec": {"training.epochs": 24, "training.validate_every_epochs": 2, "training.patience": 3},
                 "dimerec": SHORT_ITEMS,
                 "adigrec": SHORT_ITEMS,
             },
