@@ -39,6 +39,9 @@ from guiderec.serving.service import Service
 
 from .postgres import Cluster, find_binaries
 
+GUIDEREC = (sys.executable, "-c", "import sys; from guiderec.cli.main import main; sys.exit(main())")
+"""The command, with the interpreter of the tests."""
+
 ITEMS = 30
 CATEGORIES = ("Tea", "Jazz", "Tea|Jazz")
 RAW = tuple(f"i{j:02d}" for j in range(1, ITEMS + 1))
@@ -51,6 +54,7 @@ TABLE = pl.DataFrame(
 )
 VOCABULARY = Vocabulary(RAW, TABLE)
 HISTORIES = {"0": [1, 2, 3, 4], "1": [5, 6, 7], "2": [8, 9, 10, 11, 12]}
+SEQUENCES = Sequences.from_lists(list(HISTORIES.values()), np.arange(len(HISTORIES)))
 
 
 def make_model(seed: int = 0, config: ModelConfig | None = None) -> Model:
@@ -66,16 +70,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     make_model(0).save_pretrained(folder / "first")
     make_model(1).save_pretrained(folder / "second")
-    make_model(0, PopularityConfig()).save_pretrained(folder / "popularity")
+    popularity = make_model(0, PopularityConfig())
+    popularity.recommender.prepare(SEQUENCES)
+    popularity.save_pretrained(folder / "popularity")
     return folder
 
 
 @pytest.fixture(scope="session")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prepared split of three people."""
-    sequences = Sequences.from_lists(list(HISTORIES.values()), np.arange(len(HISTORIES)))
     folder = tmp_path_factory.mktemp("data") / "shop"
-    prepared.save(LeaveOneOut().dataset(sequences, VOCABULARY, name="shop/leave-one-out"), folder)
+    prepared.save(LeaveOneOut().dataset(SEQUENCES, VOCABULARY, name="shop/leave-one-out"), folder)
     return folder
 
 
@@ -118,7 +123,7 @@ class Server:
 
     def __init__(self, *arguments: object, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "guiderec.cli.main", "serve", *map(str, arguments), "--port", "0"],
+            [*GUIDEREC, "serve", *map(str, arguments), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

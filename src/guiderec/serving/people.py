@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
 from guiderec.data.dataset import Dataset, RawId
-from guiderec.data.sequences import Ids, Sequences
+from guiderec.data.protocols import SessionSplit, protocol_from_plain
+from guiderec.data.sequences import Sequences
 
 _PARTS = ("train", "valid", "test")
 
@@ -26,18 +25,21 @@ class People:
     parts: tuple[Sequences, ...]
     """Distinct sets of sequences, oldest part first."""
     places: dict[str, list[tuple[int, int]]]
-    """User -> (part, sequence) of all their sequences, oldest part first."""
+    """User -> (part, sequence) of the sequences that make up their history, oldest first."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
         """All users of a split, with everything that is known of them."""
-        distinct = {id(s): s for s in (dataset.part(name).sequences for name in _PARTS)}
-        parts = tuple(distinct.values())
+        parts = tuple({id(s): s for s in (dataset.part(name).sequences for name in _PARTS)}.values())
         names = None if dataset.users is None else dataset.users.to_list()
         found: dict[str, list[tuple[int, int]]] = {}
         for user, place in _newest_first(parts):
             found.setdefault(str(user if names is None else names[user]), []).append(place)
-        return cls(dataset.vocabulary.raw, parts, {user: sorted(places) for user, places in found.items()})
+        if isinstance(protocol_from_plain(dataset.protocol), SessionSplit):
+            places = {user: sorted(sessions) for user, sessions in found.items()}
+        else:  # one sequence per user, of which earlier parts hold beginnings
+            places = {user: sequences[:1] for user, sequences in found.items()}
+        return cls(dataset.vocabulary.raw, parts, places)
 
     @classmethod
     def nobody(cls) -> Self:
@@ -55,14 +57,9 @@ class People:
         places = self.places.get(user, [])
         return [self.raw[j - 1] for part, s in places for j in self.parts[part][s].tolist()]
 
-    def items(self) -> set[RawId]:
-        """Raw ids of the split's catalogue."""
-        return set(self.raw)
-
 
 def _newest_first(parts: tuple[Sequences, ...]) -> Iterator[tuple[int, tuple[int, int]]]:
     """`(user, (part, sequence))`, the test part first."""
     for part in reversed(range(len(parts))):
-        users: Ids = parts[part].users
-        for s in np.arange(len(users)).tolist():
-            yield int(users[s]), (part, s)
+        for s, user in enumerate(parts[part].users.tolist()):
+            yield user, (part, s)
