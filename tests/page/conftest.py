@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install 'guiderec[test]'")
 
 from fake_server import FakeServer
-from page_reader import WIDE, Open, Shown
-from playwright.sync_api import Browser, Page, sync_playwright
+from page_reader import PATIENCE, WIDE, Open, Shown
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = [
@@ -40,6 +40,7 @@ def browser() -> Iterator[Browser]:
     if path is None:
         pytest.skip("no Chromium was found; name one in GUIDEREC_CHROMIUM")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE)
         found = playwright.chromium.launch(executable_path=path, headless=True, args=OPTIONS)
         yield found
         found.close()

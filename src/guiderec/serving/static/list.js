@@ -124,6 +124,7 @@ export class CardList {
       const card = stayed ? focused.card : this.list.children[Math.min(focused.index, this.list.children.length - 1)];
       const part = stayed && focused.part ? card.querySelector(`[data-part="${focused.part}"]`) : card;
       this.active = [...this.list.children].indexOf(card);
+      this.#rove(); // first: a card that is new cannot take the focus before it has a place in the tab order
       (part ?? card).focus({ preventScroll: true });
       if (focused.visible) card.scrollIntoView({ block: "nearest" });
     }
