@@ -125,7 +125,8 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
     """What needs the API key, where there is one."""
 
     async def authorised(given: _GivenKey) -> None:
-        if api_key is not None and not hmac.compare_digest((given or "").encode(), api_key.encode()):
+        sent = (given or "").encode("latin-1")  # the bytes of the header
+        if api_key is not None and not hmac.compare_digest(sent, api_key.encode()):
             raise HTTPException(401, "This server needs its API key in the header X-API-Key.")
 
     async def may_swap() -> None:
