@@ -31,8 +31,8 @@ LAYERS: dict[str, set[str]] = {
     "recipes": {"data", "nn", "diffusion", "models", "training", "evaluation", "steering", "report", "model"},
     "wishes": {"data", "steering.groups"},
     "model": {"data", "models.base", "training", "evaluation", "steering", "recipes.registry", "wishes"},
-    "bulk": {"data", "training", "model", "wishes"},
-    "cluster": {"data", "model", "bulk"},
+    "bulk": {"data", "models.base", "training", "evaluation", "model", "wishes"},
+    "cluster": {"data", "evaluation", "model", "bulk"},
     "api": {"data", "model", "recipes", "wishes"},
     "serving": {"data", "models.base", "evaluation", "steering", "recipes", "model", "api", "wishes"},
     "cli": {

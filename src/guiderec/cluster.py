@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from guiderec.bulk import Job, Options, People
+from guiderec.bulk import Job, Options, People, index_of
 from guiderec.data.sequences import Sequences
 from guiderec.errors import ConfigError
+from guiderec.evaluation.index import FILE, attach
 from guiderec.model import Model
 
 Shipped = dict[str, Any]
@@ -37,8 +38,8 @@ class OnRay:
     """Computes the parts of a job by `workers` Ray workers of one CPU each.
 
     The cluster is the one that this process is connected to; else that of the environment variable RAY_ADDRESS; else
-    one on this machine, started without a dashboard and listening on the loopback interface only, that ends with the
-    job.
+    one on this machine, started for the job without a dashboard and without reports to anybody, that ends with it. Ray
+    has no access control of its own: run it where nobody else can reach the ports of the machine.
 
     Raises
     ------
@@ -89,6 +90,8 @@ def ship(job: Job) -> Shipped:
     """A job as plain data, for `unpack` on another machine."""
     with tempfile.TemporaryDirectory() as scratch:
         job.model.save_pretrained(Path(scratch) / "model")
+        if index := index_of(job.model):
+            index.save(Path(scratch) / "model")
         model = {file.name: file.read_bytes() for file in sorted((Path(scratch) / "model").iterdir())}
     users = io.BytesIO()
     job.people.users.to_frame().write_parquet(users)
@@ -109,6 +112,8 @@ def unpack(shipped: Shipped) -> Job:
         for name, content in shipped["model"].items():
             (Path(scratch) / name).write_bytes(content)
         model = Model.from_pretrained(scratch)
+        if (Path(scratch) / FILE).exists():
+            attach(model.recommender, scratch)
     users = pl.read_parquet(io.BytesIO(shipped["users"])).to_series()
     sequences = Sequences(shipped["items"], shipped["offsets"], np.arange(len(users)))
     return Job(model, People(sequences, users, shipped["source"]), Options.from_plain(shipped["options"]))

@@ -42,6 +42,7 @@ from torch import Tensor
 from guiderec.data.batch import PADDING
 from guiderec.errors import CheckpointError, ConfigError
 from guiderec.evaluation.ranking import BLOCK_SCORES, RunningTopK, from_candidates
+from guiderec.models.base import EmbeddingRecommender, Recommender
 from guiderec.rng import key_of, numpy_generator
 
 FORMAT = 1
@@ -57,6 +58,8 @@ _BLOCK = 1 << 15
 _POINTS_PER_LIST = 39
 """Items that k-means sees per list: the least that FAISS takes without a warning, and more change little."""
 _ROUNDS = 10
+_NO_GAIN = 1e-4
+"""Recall that twice as many lists must bring, for `tuned` to try still more."""
 _WITNESSES = 64
 """Item vectors stored with an index, by which one made of other vectors is recognised."""
 
@@ -97,7 +100,7 @@ class Lists:
 class ItemIndex:
     """An index over item vectors (I + 1, D), for one model.
 
-    >>> index = ItemIndex.build(model.recommender.item_vectors())              # doctest: +SKIP
+    >>> index = ItemIndex.build(item_vectors(model.recommender))               # doctest: +SKIP
     >>> model.recommender.index = index.tuned(users, k=100, recall=0.99)       # doctest: +SKIP
 
     The vectors are not copied. When they change (training), the index must be built anew.
@@ -196,19 +199,24 @@ class ItemIndex:
             If no effort reaches the recall: then the vectors have too little structure for an index, and exact ranking
             is the better choice.
         """
+        if not 0 < recall <= 1:
+            raise ConfigError(f"recall = {recall}: expected a number above 0 and up to 1.")
         users = users.detach().to("cpu", torch.float32)
         truth = exact_items(self.vectors, users, k)
-        reached = 0.0
+        best = 0.0
         for refine in (10, 40):
-            for probes in [*_doubling(self.n_lists)]:
+            before = -1.0
+            for probes in _doubling(self.n_lists):
                 tried = self.with_effort(probes, refine)
                 reached = recall_of(from_candidates(tried, users, k).items, truth)
                 if reached >= recall:
-                    measured = {"k": k, "recall": round(reached, 4), "users": len(users)}
-                    tried._set_effort(probes, refine, measured)
+                    tried.measured = {"k": k, "recall": round(reached, 4), "users": len(users)}
                     return tried
+                if reached - before < _NO_GAIN:  # more lists bring nothing: their items are lost among the candidates
+                    break
+                best, before = max(best, reached), reached
         raise ConfigError(
-            f"No effort reaches recall@{k} = {recall:g}: reading all {self.n_lists:,} lists gives {reached:.4f}.",
+            f"No effort of this index reaches recall@{k} = {recall:g}; the best was {best:.4f}.",
             hint="rank exactly; vectors without structure have no better way",
         )
 
@@ -278,6 +286,32 @@ class ItemIndex:
             return cls(vectors, Lists(**arrays), **about)
         except ConfigError as error:
             raise CheckpointError(f"{path}: {error}") from None
+
+
+def attach(recommender: Recommender, folder: str | Path) -> None:
+    """Make the lists of a model through the index in a folder, from now on.
+
+    Raises
+    ------
+    ConfigError
+        For a model that does not rank by inner product.
+    CheckpointError
+        As `ItemIndex.load`.
+    """
+    recommender_of_vectors(recommender).index = ItemIndex.load(folder, item_vectors(recommender))
+
+
+def item_vectors(recommender: Recommender) -> Tensor:
+    """(I + 1, D) on the CPU, of a model that ranks by inner product; ConfigError for any other."""
+    with torch.inference_mode():
+        return recommender_of_vectors(recommender).item_vectors().detach().cpu().contiguous()
+
+
+def recommender_of_vectors(recommender: Recommender) -> EmbeddingRecommender:
+    """The model itself, if it ranks by inner product; else a ConfigError."""
+    if isinstance(recommender, EmbeddingRecommender) and type(recommender).scores is EmbeddingRecommender.scores:
+        return recommender
+    raise ConfigError(f"{type(recommender).__name__} does not rank by inner product, so an index cannot serve it.")
 
 
 def exact_items(vectors: Tensor, users: Tensor, k: int) -> Tensor:

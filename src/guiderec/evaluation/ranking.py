@@ -182,12 +182,12 @@ def from_candidates(
         barred = exclude.sort(dim=1).values
         places = torch.searchsorted(barred, items).clamp(max=barred.shape[1] - 1)
         items = items.masked_fill(barred.gather(1, places) == items, PADDING)
-    items = F.pad(items, (0, k), value=PADDING).sort(dim=1).values
+    items = F.pad(items, (0, k), value=PADDING)  # those of a row ascend, with padding in between
     scores, interests = index.scores(users, items).max(dim=1)
     scores = scores.masked_fill(items == PADDING, -torch.inf)
     if not bool((scores < torch.inf).all()):
         raise ScoreError("An item that the index found has a score that is not finite.")
-    # Ids ascend along each row and the sort is stable: equal scores stay ordered by id, as in blocks.
+    # The sort is stable, so that equal scores stay ordered by id, as in blocks.
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     best = order[:, :k]
     items = items.gather(1, best)
