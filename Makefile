@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:  ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(READY)  ## Train three models on the embedded catalogue, compare them, steer one; leaves runs/demo/report/index.html.
+demo: $(READY)  ## Train four models on the embedded catalogue, compare them, steer one; leaves runs/demo/report/index.html.
 	rm -rf runs/demo
 	$(RUN)/guiderec demo --out runs/demo
 

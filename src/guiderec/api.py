@@ -16,7 +16,10 @@ from guiderec.recipes import run as runs
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import recipe as find_recipe
 
-__all__ = ["Model", "configure", "fit", "load"]
+__all__ = ["DEFAULT_RECIPE", "Model", "configure", "fit", "load"]
+
+DEFAULT_RECIPE = "guided_sasrec:default"
+"""What is trained where nobody chooses: the model of this library that steers best without losing accuracy."""
 
 
 def configure(
@@ -39,8 +42,8 @@ def configure(
 
 
 def fit(
-    recipe: str | Experiment,
-    data: Dataset | str | Path,
+    recipe: str | Experiment = DEFAULT_RECIPE,
+    data: Dataset | str | Path | None = None,
     *,
     overrides: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -52,9 +55,9 @@ def fit(
     Parameters
     ----------
     recipe
-        A recipe's name (`"steerrec:beauty"`) or an `Experiment`.
+        A recipe's name (`"steerrec:beauty"`) or an `Experiment`; by default `DEFAULT_RECIPE`: `fit(data=split)`.
     data
-        A `Dataset`, or the folder of a prepared split.
+        A `Dataset`, or the folder of a prepared split. Needed.
     overrides
         Dotted options to replace, for example `{"model.dim": 512}`.
     seed

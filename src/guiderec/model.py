@@ -180,6 +180,11 @@ class Model:
         none = torch.empty(0, k, dtype=torch.int64)
         return pl.concat(frames) if frames else self._frame(0, Listed(none.double(), none, none))
 
+    def meant(self, wishes: Sequence[Wish]) -> list[RawId]:
+        """The raw ids of all items that wishes mean, each once. DataError for what is not in the catalogue."""
+        found = dict.fromkeys(_items(self._hearing.hear(wishes, "wishes")))
+        return self.vocabulary.decode(list(found))
+
     def _answer(self, query: Query, exclude: torch.Tensor | None, rows: slice, k: int, seed: int) -> Listed:
         out = exclude[rows] if exclude is not None else None
         with torch.inference_mode():

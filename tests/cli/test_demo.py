@@ -68,7 +68,7 @@ def test_the_person_and_their_lists_are_what_the_model_and_the_shop_say(
 ) -> None:
     answer, out = done
     person = answer["person"]
-    model = Model.from_pretrained(out / "steerrec")
+    model = Model.from_pretrained(out / RECIPES[-1].partition(":")[0])
     history = [item["item_id"] for item in person["history"]]
     kept = small_shop.sequences[person["user"]].tolist()[-small_shop.plan.max_items :]
     assert history == kept[:-1]  # the target is not shown to the model

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from guiderec.data.dataset import Dataset, RawId
     from guiderec.data.synthetic import SyntheticData
 
-RECIPES = ("popularity:default", "sasrec:demo", "steerrec:demo")
+RECIPES = ("popularity:default", "sasrec:demo", "steerrec:demo", "guided_sasrec:demo")
 METRICS = ("recall@10", "ndcg@10")
 LENGTH = 10
 
@@ -32,7 +32,7 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the data and the models.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Train three models on an embedded synthetic catalogue, compare them, and steer one person's list."""
+    """Train four models on an embedded synthetic catalogue, compare them, and steer one person's list."""
     from guiderec.api import Model
     from guiderec.data import prepared, synthetic
     from guiderec.report import runs as records

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from guiderec.api import Model
     from guiderec.data.dataset import RawId
+    from guiderec.wishes import Wish
 
 Item = dict[str, Any]
 """`item_id`, `name`, and in a list also `rank`, `score`, and `interest` where the model has several."""
@@ -38,6 +39,17 @@ def recommend(
     dislike: Annotated[
         list[str] | None, typer.Option("--dislike", help=f"Items to push away from. {_IDS}", metavar="IDS")
     ] = None,
+    like_category: Annotated[
+        list[str] | None,
+        typer.Option("--like-category", help="Category to pull towards; may be repeated.", metavar="NAME"),
+    ] = None,
+    dislike_category: Annotated[
+        list[str] | None,
+        typer.Option("--dislike-category", help="Category to push away from; may be repeated.", metavar="NAME"),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what the history and each wish added to every score.")
+    ] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
     guidance_scale: Annotated[
         float | None,
@@ -89,7 +101,8 @@ def recommend(
     asked = {"k": k, "exclude_seen": exclude_seen, "guidance_scale": guidance_scale, "diversity": diversity}
     if all_users is not None:
         _refuse(
-            {"--history": history, "--like": like, "--dislike": dislike},
+            {"--history": history, "--like": like, "--dislike": dislike}
+            | {"--like-category": like_category, "--dislike-category": dislike_category, "--explain": explain},
             "belong to one person, and --all-users takes the histories of the log",
             hint="leave them out",
         )
@@ -113,25 +126,34 @@ def recommend(
         hint="add --all-users LOG",
     )
     from guiderec.api import Model
+    from guiderec.wishes import Category
 
     model = Model.from_pretrained(run)
     items, likes, dislikes = split_ids(history), split_ids(like), split_ids(dislike)
+    liked = [*likes, *map(Category, like_category or [])]
+    disliked: list[Wish] = [*dislikes, *map(Category, dislike_category or [])]
     options: dict[str, Any] = {
-        "likes": [likes] if likes else None,
+        "likes": [liked] if liked else None,
         "guidance_scale": guidance_scale,
         "exclude_seen": exclude_seen,
     }
-    recommendations = ranked(model, items, k=k, dislikes=dislikes, diversity=diversity, **options)
+    recommendations = ranked(model, items, k=k, dislikes=disliked, diversity=diversity, explain=explain, **options)
     effect = None
-    if dislikes:  # asked without diversity, which also changes what follows a disliked item
-        reach = min(k + len(dislikes), len(model.vocabulary))
-        steered = ranked(model, items, k=k, dislikes=dislikes, **options) if diversity else recommendations
-        effect = dislike_effect(steered, ranked(model, items, k=reach, **options), named(model, dislikes))
-    given = {"history": named(model, items), "likes": named(model, likes), "dislikes": named(model, dislikes)}
+    if disliked:  # asked without diversity, which also changes what follows a disliked item
+        gone = model.meant(disliked)
+        reach = min(k + len(gone), len(model.vocabulary))
+        steered = ranked(model, items, k=k, dislikes=disliked, **options) if diversity or explain else recommendations
+        effect = dislike_effect(steered, ranked(model, items, k=reach, **options), named(model, gone))
+    given = {
+        "history": named(model, items),
+        "likes": named(model, likes) + [{"category": name} for name in like_category or []],
+        "dislikes": named(model, dislikes) + [{"category": name} for name in dislike_category or []],
+    }
     result = {
         "model": model.name,
         "steers": model.steers,
         "dislikes_honoured": effect.honoured if effect else None,
+        "likes_honoured": model.honours.likes if liked else None,
         "new_by_steering": effect.new if effect else None,
         "guidance_scale": guidance_scale,
         "diversity": diversity,
@@ -143,11 +165,16 @@ def recommend(
     def show(console: Console) -> None:
         for what, listed in given.items():
             if listed:
-                names = ", ".join(item["name"] for item in listed)
+                names = ", ".join(item.get("name") or f"all of {item['category']}" for item in listed)
                 console.print(f"{what.capitalize()}: {names}", markup=False)
         console.print(list_table(recommendations, extra=["interest"] if model.n_interests > 1 else []))
+        if explain:
+            console.print(contribution_table(model, recommendations))
         if effect:
             console.print(effect.explain(model.name, len(recommendations)), markup=False)
+        if liked and model.honours.likes == "history":
+            console.print(f"{model.name} cannot be pulled: the likes were taken for the newest items of the history.",
+                          markup=False)  # fmt: skip
 
     answer(result, as_json, show)
 
@@ -164,11 +191,15 @@ def split_ids(texts: list[str] | None) -> list[str]:
 
 
 def ranked(
-    model: Model, items: Sequence[RawId], *, k: int, dislikes: Sequence[RawId] = (), **options: Any
+    model: Model, items: Sequence[RawId], *, k: int, dislikes: Sequence[Wish] = (), **options: Any
 ) -> list[Item]:
-    """The k best items for one history: rank, item_id, name, score, and interest where the model has several."""
+    """The k best items for one history: rank, item_id, name, score, interest where the model has several.
+
+    With `explain` also the contributions to the score.
+    """
     frame = model.recommend([items], k=k, dislikes=[list(dislikes)] if dislikes else None, **options)
-    return frame.select("rank", "item_id", "name", "score", *(["interest"] * (model.n_interests > 1))).to_dicts()
+    more = [name for name in ("interest", "contributions") if name in frame.columns]
+    return frame.select("rank", "item_id", "name", "score", *more).to_dicts()
 
 
 @dataclass(frozen=True)
@@ -224,3 +255,27 @@ def list_table(recommendations: list[Item], *, extra: Sequence[str] = ()) -> Any
         words = [Text(str(row[key])) for key in ("name", *extra, "item_id")]
         table.add_row(str(row["rank"]), *words, f"{row['score']:.4f}")
     return table
+
+
+def contribution_table(model: Model, recommendations: list[Item]) -> Any:
+    """What the history and each wish added to the scores, one column each."""
+    import rich.box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title="What made the score")
+    table.add_column("", justify="right")
+    table.add_column("Item", overflow="fold")
+    for part in recommendations[0]["contributions"] if recommendations else []:
+        table.add_column(_source(model, part), justify="right", overflow="fold")
+    table.add_column("Score", justify="right")
+    for row in recommendations:
+        amounts = [f"{part['amount']:+.3f}" for part in row["contributions"]]
+        table.add_row(str(row["rank"]), Text(str(row["name"])), *amounts, f"{row['score']:.3f}")
+    return table
+
+
+def _source(model: Model, part: dict[str, Any]) -> str:
+    if part["item_id"] is not None:
+        return f"{part['source']} {named(model, [part['item_id']])[0]['name']}"
+    return f"{part['source']} {part['category']}" if part["category"] else str(part["source"])

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, as `guiderec recipes` lists them.")],
     data: Annotated[Path, typer.Option("--data", help="Folder of a prepared split.", metavar="DIR")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a recipe, as `guiderec recipes` lists them.")
+    ] = "guided_sasrec:default",
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Replace an option of the recipe; may be repeated.", metavar="OPTION=VALUE"),

@@ -1,4 +1,4 @@
-"""Guided SASRec, ours: SASRec's accuracy with likes and dislikes that steer."""
+"""Guided SASRec, ours: SASRec's accuracy or better, with likes and dislikes that steer. What `fit` does by default."""
 
 from __future__ import annotations
 
@@ -7,8 +7,35 @@ from guiderec.recipes.experiment import Experiment
 from guiderec.training.loop import Training
 
 
+def default() -> Experiment:
+    """Guided SASRec for a catalogue that nobody has tuned it for: some thousand to some ten thousand items.
+
+    Every row teaches the item after each of its positions, so it is given each item of a sequence once.
+    """
+    model = GuidedSASRecConfig(dim=128, layers=2, heads=2, dropout=0.2, max_length=50)
+    training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=5, metric="recall@10")
+    return Experiment(model=model, training=training, max_length=50, training_rows="windows")
+
+
 def beauty() -> Experiment:
     """Guided SASRec, Beauty, user split: encoder, budget and selection of `sasrec:beauty`."""
     model = GuidedSASRecConfig(dim=128, layers=2, heads=2, dropout=0.4, max_length=10)
     training = Training(batch_size=256, learning_rate=1e-3, epochs=40, patience=5, metric="recall@5")
     return Experiment(model=model, training=training, max_length=10)
+
+
+def sports() -> Experiment:
+    """Guided SASRec, Sports, user split: as `beauty`."""
+    return beauty()
+
+
+def toys() -> Experiment:
+    """Guided SASRec, Toys, user split: as `beauty`."""
+    return beauty()
+
+
+def demo() -> Experiment:
+    """Guided SASRec at a width for the embedded synthetic catalogue; encoder and budget of `sasrec:demo`."""
+    model = GuidedSASRecConfig(dim=64, layers=1, heads=2, dropout=0.1, max_length=10)
+    training = Training(batch_size=256, learning_rate=3e-3, epochs=15, patience=3, metric="recall@10")
+    return Experiment(model=model, training=training, metrics=("recall@10", "ndcg@10"))
