@@ -154,6 +154,9 @@ def test_parts_of_the_page_are_what_they_say(shown: Shown):
              const before = [{item_id: 1, rank: 1}, {item_id: "1", rank: 2}, {item_id: 3, rank: 3}];
              const now = [{item_id: "1", rank: 1}, {item_id: 1, rank: 2}, {item_id: 4, rank: 3}];
              const moved = compare.movesBetween(before, now);
+             const part = (source, item_id, name, category) => ({source, item_id, name, category, amount: 1});
+             const parts = [part("history", null, null, null), part("history", 7, "Seven", "Red"), part("base"),
+                            part("like", null, null, "Red"), part("dislike", 8, null, null)];
              return {
                other: wishes.keyOf({item: 7}) !== wishes.keyOf({item: "7"}),
                apart: wishes.keyOf({category: "7"}) !== wishes.keyOf({item: "7"}),
@@ -162,6 +165,7 @@ def test_parts_of_the_page_are_what_they_say(shown: Shown):
                moves: [...moved.moves.values()],
                left: moved.left.map(item => item.item_id),
                signed: [0.25, -0.25, 0, -1e-9].map(amount => compare.signed(amount, {low: -0.5, high: 0.5})),
+               labels: compare.rows(parts).map(row => row.label),
                coarse: compare.plain(-12.345, {low: -20, high: 10}),
              }; }"""
     )
@@ -173,5 +177,6 @@ def test_parts_of_the_page_are_what_they_say(shown: Shown):
         "moves": [1, -1, None],
         "left": [3],
         "signed": ["+0.250", "−0.250", "0.000", "0.000"],
+        "labels": ["In general", "The history as a whole", "Seven", "Like: Red", "Dislike: 8"],
         "coarse": "−12.35",
     }

@@ -126,6 +126,7 @@ function unsteered(dislikes) {
 
 function labelOf({ source, name, category, item_id: id }) {
   if (source === "base") return "In general";
+  if (source === "history" && id === null) return "The history as a whole"; // a model may not take it apart
   const label = name ?? category ?? String(id);
   return source === "history" ? label : `${source === "like" ? "Like" : "Dislike"}: ${label}`;
 }
