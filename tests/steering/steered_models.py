@@ -18,6 +18,7 @@ class Planted(Recommender):
     """Fixed scores (R, I + 1) by user; the score of what is disliked falls by w, of what is liked it rises."""
 
     steers = True
+    steers_by_likes = True
 
     def __init__(self, table: Tensor, *, listens: bool = True) -> None:
         super().__init__(ModelConfig(name="planted"), table.shape[1] - 1)

@@ -75,8 +75,9 @@ def test_every_measure_agrees_with_a_slow_reading(what, whole: bool, seen) -> No
         anchor = next(j for j in ordered(base, hidden) if j != target)
         group = set(near.nearest(np.array([anchor]), 3)[0].tolist()) - {0}
         told = {anchor} | (group if isinstance(what, Neighbourhood) else set())
-        gone = {"filter": {anchor}, "filter-group": group | {anchor}}.get(line["rival"], set())
-        fall = (line["strength"] or 0) if line["rival"] == "steering" else 0
+        filters = {"filter": {anchor}, "steering-and-filter": {anchor}, "filter-group": group | {anchor}}
+        gone = filters.get(line["rival"], set())
+        fall = (line["strength"] or 0) if line["rival"].startswith("steering") else 0
         after = [-math.inf if j in gone else s - fall * (j in told) for j, s in enumerate(base)]
         if line["rival"] == "similarity-co-occurrence":
             continue
@@ -85,7 +86,7 @@ def test_every_measure_agrees_with_a_slow_reading(what, whole: bool, seen) -> No
         for name, value in expected.items():
             assert line[name] == (value if value is None else pytest.approx(value)), (name, line)
         compared += 1
-    assert compared == 20 * (1 + len(STRENGTHS) + 2)
+    assert compared == 20 * (1 + 2 * len(STRENGTHS) + 2)
 
 
 @pytest.mark.parametrize("likes", [False, True])
@@ -130,10 +131,12 @@ def test_strength_0_is_exactly_the_unsteered_list(procedure) -> None:
     for model in (Planted(scores()), Vectors(torch.randn(20, 3), torch.randn(ITEMS + 1, 3))):
         rows = run(model, dataset(), procedure, classifier_free=model).rows
         before = rows.filter(pl.col("rival") == UNSTEERED).drop("rival", "strength")
+        filtered = rows.filter(pl.col("rival") == "filter").drop("rival", "strength")
         off = rows.filter(pl.col("strength") == 0.0).partition_by("rival")
         assert len(off) >= 2
         for each in off:
-            assert each.drop("rival", "strength").equals(before)
+            expected = filtered if each["rival"][0] == "steering-and-filter" else before
+            assert each.drop("rival", "strength").equals(expected)
         assert (before["shift"].drop_nulls() == 0).all()
         assert (before["overlap"].drop_nulls() == 1).all()
 

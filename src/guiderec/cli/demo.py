@@ -109,20 +109,19 @@ class Visit:
 
 
 def meet(data: SyntheticData, model: Model) -> Visit:
-    """The first person of the test part whose list holds something they are planted to avoid; they dislike it.
+    """The person of the test part whose list holds most of what they are planted to avoid; they dislike the first of it.
 
-    Where no list does, the first person dislikes the top of their list.
+    Of several, the first person. Where no list holds any, the first person dislikes the top of their list.
     """
     import numpy as np
 
     users = data.dataset.test.users()
-    for row, user in enumerate(users):
-        before = ranked(model, _history(data.dataset, row), k=LENGTH)
-        avoided = data.dislikes_of(user, np.array([item["item_id"] for item in before]))
-        if avoided.any():
-            return _visit(data, model, row, before, before[int(avoided.argmax())])
-    before = ranked(model, _history(data.dataset, 0), k=LENGTH)
-    return _visit(data, model, 0, before, before[0])
+    histories = [_history(data.dataset, row) for row in range(len(users))]
+    lists = model.recommend(histories, k=LENGTH)["item_id"].to_numpy().reshape(len(users), LENGTH)
+    avoided = np.array([data.dislikes_of(user, items) for user, items in zip(users, lists, strict=True)])
+    row = int(avoided.sum(axis=1).argmax())
+    before = ranked(model, histories[row], k=LENGTH)
+    return _visit(data, model, row, before, before[int(avoided[row].argmax())])
 
 
 def _visit(data: SyntheticData, model: Model, row: int, before: list[Item], disliked: Item) -> Visit:

@@ -17,6 +17,7 @@ RIVALS = {
     "similarity-co-occurrence": "similarity in the data",
     "filter": "filter: the named",
     "filter-group": "filter: the whole group",
+    "steering-and-filter": "own steering and filter",
 }
 """What rivals are called, in the order in which they are shown."""
 

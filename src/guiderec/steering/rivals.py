@@ -95,6 +95,20 @@ class OwnSteering:
 
 
 @dataclass(frozen=True)
+class Served:
+    """The model itself, and the list without what is named: what `recommend` and the server give."""
+
+    model: Recommender
+    name: str = "steering-and-filter"
+    has_strength: ClassVar[bool] = True
+
+    def __call__(self, situation: Situation) -> Steered:
+        """The model's scores with the dislikes, -inf where an item is removed."""
+        steered = OwnSteering(self.model)(situation)
+        return lambda strength: steered(strength).scatter(1, situation.wishes.named, -torch.inf)
+
+
+@dataclass(frozen=True)
 class ClassifierFree:
     """A model whose guidance goes away from its null condition."""
 
@@ -186,8 +200,10 @@ def rivals(
 ) -> list[Rival]:
     """All ways to honour such a wish with this model. `classifier_free` is a model with that guidance."""
     found: list[Rival] = []
-    if model.steers:
+    if model.steers_by_likes if feedback == "likes" else model.steers:
         found.append(OwnSteering(model))
+        if feedback == "dislikes":
+            found.append(Served(model))
     if classifier_free is not None:
         found.append(ClassifierFree(classifier_free))
     if isinstance(model, EmbeddingRecommender):
