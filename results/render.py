@@ -278,6 +278,7 @@ def _study(
     parts += [STUDIES[study].note] if study in STUDIES and STUDIES[study].note else []
     parts += ["### Test", _means(records, "test", published)] if over_seeds(records, "test") else []
     parts += ["### Test, some of the rows", _groups(records)] if _has_groups(records) else []
+    parts += ["### Interests, test", _interests(records)] if _with_interests(records) else []
     parts += ["### Validation", _means(records, "valid", {})] if over_seeds(records, "valid") else []
     parts += ["### Single runs, test, with 95 % intervals", _intervals(records)] if over_seeds(records, "test") else []
     parts += ["### Paired tests", _comparison(comparison)] if comparison else []
@@ -345,6 +346,43 @@ def _groups(records: Sequence[Record]) -> str:
         "and all rows with the items of the history masked.\n\n" + _table(("Model", *head), rows)
     )
 
+
+def _with_interests(records: Sequence[Record]) -> dict[str, list[Mapping[str, Any]]]:
+    """Row key -> the interests of each seed, for the runs where they were measured."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: (_place(record.name, RUNS), record.seed)):
+        for key, evaluation in record.evaluations("test").items():
+            if evaluation.get("interests"):
+                found.setdefault(key, []).append(evaluation["interests"])
+    return found
+
+
+def _interests(records: Sequence[Record]) -> str:
+    measured = _with_interests(records)
+    names = [name for name in INTERESTS if any(name in seeds[0]["measures"] for seeds in measured.values())]
+    rows = []
+    for key, seeds in measured.items():
+        cells = [
+            spread([each["measures"][name]["mean"] for each in seeds]) if name in seeds[0]["measures"] else "–"
+            for name in names
+        ]
+        reached = spread([each["coverage"] for each in seeds])
+        rows.append((RUNS.get(key, (key,))[0], str(len(seeds)), str(seeds[0]["n_interests"]), *cells, reached))
+    head = ("Model", "Seeds", "Ranking vectors", *(INTERESTS[name] for name in names), "Catalogue reached")
+    length = next(iter(measured.values()))[0]["k"]
+    return (
+        f"Lists of {length}. Effective routes: how many of the K interests read the history differently, 1 where they "
+        "all read it alike. Routing entropy: 1 where an interest is the mean of its history, 0 where it is one item. "
+        "List diversity: mean of 1 - cosine over pairs of a list.\n\n" + _table(head, rows)
+    )
+
+
+INTERESTS = {
+    "effective_interests": "Effective interests",
+    "effective_routes": "Effective routes",
+    "routing_entropy": "Routing entropy",
+    "list_diversity": "List diversity",
+}
 
 _GROUPS = {
     "all": "All rows",

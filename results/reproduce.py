@@ -158,17 +158,30 @@ def main() -> None:
         dataset = dataset_for(study, arguments.data, seed)
         for name, run in study.runs.items():
             record = HERE / arguments.study / f"{name}-seed{seed}.json"
-            if not record.exists() and arguments.only in (None, name):
+            if arguments.only in (None, name) and not _complete(record, run):
                 carry_out(run, dataset, arguments.runs / arguments.study / f"{name}-seed{seed}", record, seed)
 
 
+def _complete(record: Path, run: Run) -> bool:
+    """Whether a record has all that the study asks of a run now."""
+    if not record.exists():
+        return False
+    found = read_json(record).get("evaluation", {})
+    wanted = {f"{part}-{label}" for part in ("valid", "test") for label in run.readings}
+    return wanted <= set(found) and (not run.interests or "interests" in found["test"])
+
+
 def carry_out(run: Run, dataset: Dataset, folder: Path, record: Path, seed: int) -> None:
-    """Train, or go on training, in `folder`; evaluate all readings of the weights; write the record."""
+    """Train, or go on training, in `folder`; evaluate what was not evaluated yet; write the record."""
     outcome = runs.train(configure(run.recipe, dict(run.options), seed), dataset, folder, resume=True, progress=False)
+    found = collect(folder).get("evaluation", {})
     for part in ("valid", "test"):
-        runs.evaluate(folder, dataset, part)
+        interests = run.interests and part == "test"
+        if part not in found or (interests and "interests" not in found[part]):
+            runs.evaluate(folder, dataset, part, interests=interests)
         for label, reading in run.readings.items():
-            runs.evaluate(folder, dataset, part, overrides=reading.options, label=label)
+            if f"{part}-{label}" not in found:
+                runs.evaluate(folder, dataset, part, overrides=reading.options, label=label)
     record.parent.mkdir(exist_ok=True)
     write_json(record, collect(folder))
     print(f"{record.parent.name} {record.stem}: best epoch {outcome.best_epoch}, {outcome.seconds:.0f} s", flush=True)

@@ -321,6 +321,9 @@ def test_a_study_shows_runs_of_another_beside_its_own_and_rows_of_some_metrics(r
             each["groups"] = {"history>0": {"n_rows": 1900, "metrics": {"ndcg@20": mean + 0.001}}}
             masked = {"ndcg@20": {"mean": mean + 0.002, "low": mean, "high": mean}}
             each["otherwise"] = {"seen": "mask", "metrics": masked, "groups": {}}
+            if name == "zhihu/adigrec":
+                measures = {"effective_routes": {"mean": 2.5}, "routing_entropy": {"mean": 0.75}}
+                each["interests"] = {"k": 20, "n_interests": 1, "coverage": 0.2, "measures": measures}
         path = root / "results" / f"{name}-seed{seed}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
@@ -335,9 +338,29 @@ def test_a_study_shows_runs_of_another_beside_its_own_and_rows_of_some_metrics(r
     assert [row[0] for row in rows[1::2]] == ["ADIGRec", "ADIGRec: G2 alone"]  # each after its published row
     assert rows[1][1:3] == ["ours, width 64, 1 seed", "0.0100"]  # of the seed that the ablation has
     assert rows[2][2:] == ["–", "–", "–", "–", "0.0211", "0.0076"]
+    interests = table_rows(study, "### Interests, test")
+    assert interests == [["ADIGRec", "1", "1", "2.5000", "0.7500", "0.2000"]]
     groups = table_rows(study, "### Test, some of the rows")
     assert groups[1] == ["ADIGRec: G2 alone", "0.0070", "0.0080", "0.0090"]
     assert "With a history (1,900)" in study
+
+
+def test_a_record_is_whole_when_it_has_all_readings_and_the_interests(tmp_path: Path):
+    run = STUDIES["zhihu"].runs["adigrec"]
+    assert run.interests
+    content = record(0, 0.01, dim=64, **dict.fromkeys(run.readings, 0.01))
+    for label in run.readings:
+        content["evaluation"][f"valid-{label}"] = evaluation(0.01)
+    path = tmp_path / "adigrec-seed0.json"
+    assert not reproduce._complete(path, run)
+    path.write_text(json.dumps(content))
+    assert not reproduce._complete(path, run)
+    content["evaluation"]["test"]["interests"] = {"k": 20}
+    path.write_text(json.dumps(content))
+    assert reproduce._complete(path, run)
+    del content["evaluation"]["valid-ddim-5"]
+    path.write_text(json.dumps(content))
+    assert not reproduce._complete(path, run)
 
 
 def test_a_study_of_some_seeds_is_compared_over_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
