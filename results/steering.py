@@ -1,0 +1,246 @@
+"""Measure how finished runs steer, and write what was measured as `docs/steering-results.md`.
+
+    python results/steering.py measure STUDY --data DIR --runs DIR --only RUN --seeds 0 1 2
+    git add results && python results/steering.py render        (--check: change nothing, fail if it would change)
+
+`measure` adds the curves to the record of a run that `reproduce.py` has made: `results/<study>/<run>-seed<k>.json`, key
+`steering`. The page shows means over seeds. Records that git does not track are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "steering-results.md"
+STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 8.0)
+"""Fine where similarity acts, coarse where guidance does."""
+
+sys.path.insert(0, str(HERE))  # also when loaded as a module
+from studies import STUDIES, titles  # noqa: E402
+
+RUNS = titles()
+OWN = ("steering", "steering-and-filter")
+RIVALS = {
+    "unsteered": "unsteered",
+    "steering": "own guidance",
+    "steering-and-filter": "own guidance and filter",
+    "similarity-vectors": "minus similarity of vectors",
+    "similarity-co-occurrence": "minus similarity in the data",
+    "classifier-free": "classifier-free guidance, told nothing",
+    "filter": "filter: the disliked item",
+    "filter-group": "filter: its neighbours too",
+}
+SHOWN: Mapping[str, tuple[float | None, ...]] = {
+    "unsteered": (None,),
+    "steering": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 8.0),
+    "steering-and-filter": (0.0, 1.0, 2.0, 3.0),
+    "similarity-vectors": (0.05, 0.1, 0.2, 0.5),
+    "similarity-co-occurrence": (0.02, 0.05, 0.1),
+    "classifier-free": (2.0, 8.0),
+    "filter": (None,),
+    "filter-group": (None,),
+}
+"""Points of the page; the records have all."""
+MEASURES = ("listed", "exposure", "shift", "overlap", "recall@10")
+PROCEDURES = {
+    "dislikes item": "One item is disliked, and nothing else is told",
+    "dislikes neighbourhood": "The item and its five neighbours are told",
+    "dislikes category": "Five items of a category are told",
+    "likes item": "One item is liked",
+}
+
+Point = tuple[str, float | None]
+"""Rival and strength."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The points of a run under one procedure: measure -> one value per seed."""
+
+    study: str
+    run: str
+    seeds: tuple[int, ...]
+    n_rows: int
+    n_wishes: tuple[int, ...]
+    points: Mapping[Point, Mapping[str, tuple[float, ...]]]
+
+    def at(self, point: Point, measure: str) -> float | None:
+        """Mean over seeds; None where the point or the measure is not there."""
+        values = self.points.get(point, {}).get(measure)
+        return mean(values) if values else None
+
+
+def tracked() -> list[Path]:
+    """The records that git knows."""
+    listed = subprocess.run(
+        ["git", "ls-files", "*/*-seed*.json"], cwd=HERE, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    return [HERE / name for name in sorted(filter(None, listed)) if (HERE / name).exists()]
+
+
+def read(paths: Iterable[Path]) -> dict[str, list[Curves]]:
+    """Procedure -> curves of each run, in the order of `studies.py`. ValueError where seeds were asked otherwise."""
+    found: dict[tuple[str, str, str], list[tuple[int, Mapping[str, Any]]]] = {}
+    for path in paths:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for procedure in content.get("steering", {}).get("test", {}).get("procedures", []):
+            key = (procedure["name"], path.parent.name, path.stem.rpartition("-seed")[0])
+            found.setdefault(key, []).append((content["experiment"]["seed"], procedure))
+    order = {(study, run): place for place, (study, run) in enumerate(_all_runs())}
+    pages: dict[str, list[Curves]] = {}
+    for (name, study, run), parts in sorted(found.items(), key=lambda item: order[item[0][1:]]):
+        pages.setdefault(name, []).append(_curves(study, run, sorted(parts, key=lambda part: part[0])))
+    return pages
+
+
+def _all_runs() -> list[tuple[str, str]]:
+    return [(study, run) for study, content in STUDIES.items() for run in content.runs]
+
+
+def _curves(study: str, run: str, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Curves:
+    first = parts[0][1]
+    if any(part["procedure"] != first["procedure"] or part["seen"] != first["seen"] for _, part in parts):
+        raise ValueError(f"{study}/{run}: the seeds were measured under different procedures.")
+    tables = [{(p["rival"], p["strength"]): p["measures"] for p in part["points"]} for _, part in parts]
+    shared = [point for point in tables[0] if all(point in table for table in tables)]
+    points = {
+        point: {
+            measure: tuple(table[point][measure]["mean"] for table in tables)
+            for measure in tables[0][point]
+            if all(measure in table[point] for table in tables)
+        }
+        for point in shared
+    }
+    return Curves(
+        study, run, tuple(s for s, _ in parts), first["n_rows"], tuple(p["n_wishes"] for _, p in parts), points
+    )
+
+
+def undominated(curves: Curves, rivals: Sequence[str], own: Sequence[str] = OWN) -> list[Point]:
+    """Points of rivals that no point of the model's own matches: less exposure and no less Recall@10, or as much."""
+    mine = [point for point in curves.points if point[0] in own]
+    return [
+        point
+        for point in curves.points
+        if point[0] in rivals
+        and not any(
+            curves.at(each, "exposure") <= curves.at(point, "exposure")
+            and curves.at(each, "recall@10") >= curves.at(point, "recall@10")
+            for each in mine
+        )
+    ]
+
+
+def render(pages: Mapping[str, Sequence[Curves]]) -> str:
+    """The page."""
+    parts = [
+        "# Steering, measured",
+        "Written by `results/steering.py` from the records in `results/`; do not edit. What is asked and what is "
+        "measured is told in [steering](steering.md). Every dislike is the first item of the user's own unsteered list "
+        "that is not the target, so before steering it is always listed. Means over seeds, with the standard deviation "
+        "over seeds where there are several. *Listed* is measured before any filter but where the row says filter.",
+    ]
+    for name, title in PROCEDURES.items():
+        if name in pages:
+            parts += [f"## {title}", *(_section(curves) for curves in pages[name])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(curves: Curves) -> str:
+    wishes = mean(curves.n_wishes)
+    lines = [
+        f"### {RUNS.get(curves.run, curves.run)}, {STUDIES[curves.study].title}",
+        "",
+        f"{len(curves.seeds)} {'seeds' if len(curves.seeds) > 1 else 'seed'}; {wishes:,.0f} of {curves.n_rows:,} test "
+        "rows have such an item.",
+        "",
+        "| How | w | Listed, % | Exposure | Shift | Overlap | Recall@10 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for rival, strengths in SHOWN.items():
+        for strength in strengths:
+            if (rival, strength) in curves.points:
+                lines.append(_line(curves, (rival, strength)))
+    rivals = ("filter", "similarity-vectors", "similarity-co-occurrence")
+    if any(point[0] in OWN for point in curves.points):
+        left = undominated(curves, rivals)
+        among = [point for point in curves.points if point[0] in rivals]
+        verdict = ", ".join(f"{RIVALS[r]}{'' if s is None else f' at {s:g}'}" for r, s in left) or "none"
+        lines += [
+            "",
+            f"Of {len(among)} measured points of filter and subtraction, {len(among) - len(left)} have at least the "
+            f"exposure and at most the Recall@10 of some point of the model's own. The others: {verdict}.",
+        ]
+    return "\n".join(lines)
+
+
+def _line(curves: Curves, point: Point) -> str:
+    rival, strength = point
+    cells = [RIVALS[rival], "" if strength is None else f"{strength:g}"]
+    for measure in MEASURES:
+        values = curves.points[point].get(measure)
+        cells.append("–" if values is None else _number(values, measure))
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(values: Sequence[float], measure: str) -> str:
+    digits, factor = {"listed": (1, 100), "recall@10": (4, 1)}.get(measure, (2, 1))
+    spread = f" ± {factor * stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{factor * mean(values):.{digits}f}{spread}"
+
+
+def measure(
+    study: str, data: Path, folder: Path, only: str | None, seeds: Sequence[int], wishes: Sequence[str]
+) -> None:
+    """Measure the finished runs of a study, and add what was found to their records."""
+    from reproduce import dataset_for
+
+    from guiderec.recipes import run as runs
+    from guiderec.steering.procedure import parse_procedure
+    from guiderec.training.record import collect, write_json
+
+    asked = [parse_procedure(wish) for wish in wishes]
+    for seed in seeds:
+        dataset = dataset_for(STUDIES[study], data, seed)
+        for name in STUDIES[study].runs:
+            if only in (None, name):
+                run = folder / study / f"{name}-seed{seed}"
+                found = runs.steering(run, dataset, "test", procedures=asked, strengths=STRENGTHS)
+                write_json(HERE / study / f"{name}-seed{seed}.json", collect(run))
+                print(f"{study} {name}-seed{seed}: {found['seconds']:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Measure, or render."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("study", choices=sorted(STUDIES))
+    measuring.add_argument("--data", type=Path, required=True)
+    measuring.add_argument("--runs", type=Path, required=True)
+    measuring.add_argument("--only")
+    measuring.add_argument("--wish", nargs="+", default=["dislikes:item", "likes:item"])
+    measuring.add_argument("--seeds", type=int, nargs="+", default=[0])
+    rendering = commands.add_parser("render")
+    rendering.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.command == "measure":
+        measure(arguments.study, arguments.data, arguments.runs, arguments.only, arguments.seeds, arguments.wish)
+        return
+    text = render(read(tracked()))
+    if arguments.check:
+        sys.exit(0 if PAGE.read_text(encoding="utf-8") == text else f"{PAGE.name} is not what the records give.")
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
