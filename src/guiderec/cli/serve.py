@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEMO = Path("runs/serve-demo")
 """What `--demo` trains once and uses again."""
-DEMO_RECIPE = "steerrec:demo"
+DEMO_RECIPE = "guided_sasrec:demo"
 DATABASE = "sqlite:///guiderec-feedback.sqlite"
 
 

@@ -135,7 +135,7 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
 
     guarded: dict[str, Any] = {"dependencies": [Depends(authorised)]}
 
-    @app.post("/recommend", responses=_replies(RecommendReply, 401, 413, 422, 503), tags=["recommend"], **guarded)
+    @app.post("/recommend", responses=_replies(RecommendReply, 400, 401, 413, 422, 503), tags=["recommend"], **guarded)
     async def recommend(asked: RecommendRequest, request: Request) -> Response:
         """The best items for a user or a history, steered by likes and dislikes.
 
@@ -147,7 +147,7 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
             return Response(status_code=_CLIENT_GONE)
         return _json(reply)
 
-    @app.post("/feedback", status_code=201, responses=_replies(FeedbackReply, 401, 413, 422, 503, status=201),
+    @app.post("/feedback", status_code=201, responses=_replies(FeedbackReply, 400, 401, 413, 422, 503, status=201),
               tags=["feedback"], **guarded)  # fmt: skip
     async def give_feedback(said: FeedbackRequest) -> Response:
         """Store a like, a dislike, that it is taken back, or that an item was seen.
@@ -185,7 +185,7 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
         """The model that is served."""
         return _json(service.describe())
 
-    @app.post("/model", responses=_replies(ModelReply, 401, 403, 413, 422), tags=["model"],
+    @app.post("/model", responses=_replies(ModelReply, 400, 401, 403, 413, 422), tags=["model"],
               dependencies=[Depends(authorised), Depends(may_swap)])  # fmt: skip
     def swap_model(wanted: SwapRequest) -> Response:
         """Serve another model from now on, as soon as it is loaded and checked; no request is dropped.
@@ -249,6 +249,7 @@ def _json(reply: BaseModel, *, status: int = 200, leave_out_none: bool = False) 
 
 
 _PROBLEMS = {
+    400: "The body is not text in JSON",
     401: "The API key is missing or wrong",
     403: "The server was started without an API key",
     413: f"The body is larger than {MAX_BODY // 1024} KiB",
