@@ -120,3 +120,29 @@ def test_procedures_are_named_stored_and_parsed() -> None:
             parse_procedure(text)
     with pytest.raises(ConfigError, match="1 <= first <= last"):
         Likes(places=(5, 4))
+
+
+def test_real_dislikes_are_the_best_placed_of_those_that_the_data_tell() -> None:
+    """Wherever it stands in the list; never the target; rows without any have no wish."""
+    data = dataset()
+    index = np.arange(20)
+    history, target = data.test.windows(index, 4)
+    batch = Batch(
+        history=torch.from_numpy(history), key=torch.from_numpy(data.test.keys()), target=torch.from_numpy(target)
+    )
+    listed = scores()[:, 1:].argsort(dim=1, descending=True) + 1
+    told = torch.from_numpy(np.random.default_rng(3).integers(1, ITEMS + 1, size=(20, 3)))
+    told[4] = 0
+    told[5, 1:] = 0
+    procedure = Dislikes(what=Item(), given_by="data")
+    rule = Rule.of(procedure, data.train, data.vocabulary)
+    found = rule.wishes(batch, listed, batch.history, told)
+    for row in range(20):
+        real = set(told[row].tolist()) - {0, int(batch.target[row])}
+        expected = next((j for j in listed[row].tolist() if j in real), 0)
+        assert int(found.anchor[row]) == expected
+    assert int(found.anchor[4]) == 0
+    assert name_of(procedure) == "real-dislikes item"
+    assert parse_procedure("real-dislikes:item") == procedure
+    with pytest.raises(ConfigError, match="needs what users really disliked"):
+        rule.wishes(batch, listed, batch.history)

@@ -81,6 +81,10 @@ def prepare(
     min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep events rated at least so.")] = None,
     min_length: Annotated[int | None, typer.Option("--min-length", help="Keep users with so many events.")] = None,
     k_core: Annotated[int | None, typer.Option("--k-core", help="Keep users and items with so many events.")] = None,
+    dislike_at_most: Annotated[
+        float | None,
+        typer.Option("--dislike-at-most", help="Keep as dislikes what is rated so or less after the history."),
+    ] = None,
     items: Annotated[
         Path | None, typer.Option("--items", help="Parquet table of items: item, name, category.", metavar="FILE")
     ] = None,
@@ -101,6 +105,7 @@ def prepare(
     from guiderec.config import override, parse_assignments
     from guiderec.data import prepared
     from guiderec.data.describe import describe as describe_split
+    from guiderec.data.dislikes import with_dislikes
     from guiderec.data.interactions import Interactions
     from guiderec.data.protocols import PROTOCOLS
     from guiderec.errors import ConfigError
@@ -110,12 +115,15 @@ def prepare(
     columns = {"user": user, "item": item, "time": time, "rating": rating}
     if source.is_dir():
         given = [f"--{role}" for role, column in columns.items() if column] + [part.name for part in filters]
+        given += ["--dislike-at-most"] if dislike_at_most is not None else []
         if given:
             raise ConfigError(f"{source} is a split, not a log: {', '.join(given)} cannot apply to it.")
         dataset = prepared.resplit(source, rule)
     else:
         log = Interactions.read(source, **columns, time_unit=time_unit, order=order, name=name)
         dataset = _split(log, rule, filters)
+        if dislike_at_most is not None:
+            dataset = with_dislikes(dataset, log, at_most=dislike_at_most)
     if name is not None:
         dataset = replace(dataset, name=name)
     if items is not None:

@@ -109,7 +109,7 @@ class Visit:
 
 
 def meet(data: SyntheticData, model: Model) -> Visit:
-    """The person of the test part whose list holds most of what they are planted to avoid; they dislike the first of it.
+    """The person of the test part whose list holds most of what they are planted to avoid; they dislike the first such.
 
     Of several, the first person. Where no list holds any, the first person dislikes the top of their list.
     """

@@ -107,6 +107,9 @@ class Dataset:
     """Whether items of the history may be recommended (`keep`) or are masked when ranking."""
     candidates: dict[str, Ids] | None = None
     """Per part (`valid`, `test`): (R, C) candidate items of each row, padded with 0; None is the whole catalogue."""
+    dislikes: dict[str, Ids] | None = None
+    """Per part (`valid`, `test`): (R, K) items that the user of each row really disliked, padded with 0; see
+    `guiderec.data.dislikes`. None: the data do not tell."""
     filters: tuple[dict[str, Any], ...] = ()
     """Plain data of the filters that the log went through before it was split, in order."""
     users: pl.Series | None = None

@@ -47,6 +47,8 @@ FORMAT_VERSION = 1
 """Version of the folder format that `save` writes."""
 
 PARTS = ("train", "valid", "test")
+DISLIKES = "dislikes.parquet"
+"""What users of evaluation rows really disliked: part, row in it (from 0), item. Optional."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def load(path: str | Path, *, training_rows: TrainingRows | None = None, max_ite
         return dataset
     if max_items is None:
         _check_fingerprint(folder, record, dataset.fingerprint)
-    return replace(dataset, filters=tuple(record.get("filters", ())))
+    dataset = replace(dataset, filters=tuple(record.get("filters", ())))
+    told = folder / DISLIKES
+    return replace(dataset, dislikes=_read_dislikes(dataset, told)) if told.exists() else dataset
 
 
 def save(dataset: Dataset, folder: str | Path) -> None:
@@ -422,6 +426,8 @@ def _write(dataset: Dataset, folder: Path) -> None:
             rows = dataset.part(part)
             frame = _sequence_frame(dataset, rows.sequences)
             frame.with_columns(first_target=_first_targets(rows)).write_parquet(folder / f"{part}.parquet")
+    if dataset.dislikes is not None:
+        _dislikes_frame(dataset, dataset.dislikes).write_parquet(folder / DISLIKES)
     table = dataset.vocabulary.table
     items = pl.DataFrame({"item": list(dataset.vocabulary.raw)}) if table is None else table
     items.write_parquet(folder / "items.parquet")
@@ -434,6 +440,39 @@ def _write(dataset: Dataset, folder: Path) -> None:
         "rows": {part: len(dataset.part(part)) for part in PARTS},
     }
     (folder / "split.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _dislikes_frame(dataset: Dataset, dislikes: Mapping[str, Ids]) -> pl.DataFrame:
+    """One line per dislike, with raw ids."""
+    raw = pl.Series("item", list(dataset.vocabulary.raw))
+    parts = []
+    for part, items in dislikes.items():
+        row, column = np.nonzero(items)
+        parts.append(pl.DataFrame({"part": [part] * len(row), "row": row, "item": raw.gather(items[row, column] - 1)}))
+    return pl.concat(parts)
+
+
+def _read_dislikes(dataset: Dataset, path: Path) -> dict[str, Ids]:
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}).") from None
+    if not {"part", "row", "item"} <= set(frame.columns):
+        raise DataError(f"{path}: expected the columns part, row and item, found {', '.join(frame.columns)}.")
+    found = {}
+    for part in PARTS[1:]:
+        n = len(dataset.part(part))
+        lists: list[list[int]] = [[] for _ in range(n)]
+        for row, item in frame.filter(pl.col("part") == part).select("row", "item").iter_rows():
+            known = dataset.vocabulary.find(item)
+            if known is None or not 0 <= row < n:
+                raise DataError(f"{path}: {part} row {row}, item {item!r}: not in the split of {n:,} such rows.")
+            lists[row].append(known)
+        width = max([1, *map(len, lists)])
+        found[part] = np.array([items + [0] * (width - len(items)) for items in lists], dtype=np.int64).reshape(
+            n, width
+        )
+    return found
 
 
 def _sequence_frame(dataset: Dataset, sequences: Sequences) -> pl.DataFrame:

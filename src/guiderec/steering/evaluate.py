@@ -168,12 +168,15 @@ def evaluate(
     rule = Rule.of(procedure, dataset.train, dataset.vocabulary)
     contenders = rivals(model, rule.neighbours, procedure.name, classifier_free=classifier_free)
     candidates = None if dataset.candidates is None else dataset.candidates.get(part)
+    told = None if dataset.dislikes is None else dataset.dislikes.get(part)
     frames: list[list[pl.DataFrame]] = []
     size = max(1, block_scores // (model.n_items + 1))
     with inference(model):
         for first in range(0, len(rows), size):
             index = np.arange(first, min(first + size, len(rows)))
-            frames.append(_batch(model, contenders, rule, rows, index, candidates, max_length, strengths, seen, noise))
+            frames.append(
+                _batch(model, contenders, rule, rows, index, candidates, told, max_length, strengths, seen, noise)
+            )
     frames = [batch for batch in frames if batch]
     if not frames:
         raise DataError(
@@ -191,6 +194,7 @@ def _batch(
     rows: Rows,
     index: Ids,
     candidates: Ids | None,
+    told: Ids | None,
     max_length: int,
     strengths: Sequence[float],
     seen: Seen,
@@ -206,7 +210,8 @@ def _batch(
     scores = unsteered(model, batch, noise)
     hidden = _hidden(known if seen == "mask" else None, candidates, index, model.n_items, device)
     listed = listed_items(scores, min(procedure.depth, model.n_items), hidden)
-    wishes = rule.wishes(batch, listed, known)
+    real = None if told is None else torch.from_numpy(told[index]).to(device)
+    wishes = rule.wishes(batch, listed, known, real)
     having = (wishes.anchor != PADDING).nonzero()[:, 0]
     if not len(having):
         return []

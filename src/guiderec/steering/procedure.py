@@ -11,6 +11,7 @@
 list is what tells whether steering reaches beyond the named. Neighbours come from the data, never from the model.
 
 Dislikes     The anchor is the first item of the unsteered list that is not the target (for a category: and has one).
+             With `given_by = "data"` it is the first of those that the user really disliked.
 Likes        The anchor is drawn from some places of the unsteered list, by default 11 to 100: neither the target nor an
              item of the history (for a category: and has one).
 
@@ -40,6 +41,10 @@ from guiderec.steering.neighbours import CoOccurrence, NeighboursOf
 
 DEPTH = 100
 """Places of the unsteered list among which the anchor of a dislike is looked for."""
+
+
+WHOLE = 2**62
+"""As a depth: the whole catalogue."""
 
 
 class Item(Part):
@@ -77,6 +82,8 @@ class Dislikes(Part):
     name: Literal["dislikes"] = "dislikes"
     what: What = Neighbourhood()
     """What a user dislikes."""
+    given_by: Literal["rule", "data"] = "rule"
+    """rule: the first item of the list. data: the best placed of what the user really disliked, wherever it stands."""
     neighbours: NeighboursOf = CoOccurrence()
     """Which items are like an item."""
     k: int = Field(10, ge=1)
@@ -87,7 +94,7 @@ class Dislikes(Part):
     @property
     def depth(self) -> int:
         """Places of the unsteered list that are needed."""
-        return max(self.k, DEPTH)
+        return max(self.k, DEPTH) if self.given_by == "rule" else WHOLE
 
     def anchors(self, listed: Tensor, allowed: Tensor, keys: Tensor) -> Tensor:
         """(B,) the first allowed item of each list (B, depth); 0 where there is none."""
@@ -132,7 +139,11 @@ class Likes(Part):
 Procedure = Annotated[Dislikes | Likes, Field(discriminator="name")]
 
 
-_KINDS: dict[str, type[Dislikes] | type[Likes]] = {"dislikes": Dislikes, "likes": Likes}
+_KINDS: dict[str, Dislikes | Likes] = {
+    "dislikes": Dislikes(),
+    "likes": Likes(),
+    "real-dislikes": Dislikes(given_by="data"),
+}
 _WHATS: dict[str, type[Item] | type[Neighbourhood] | type[Category]] = {
     "item": Item,
     "neighbourhood": Neighbourhood,
@@ -154,12 +165,13 @@ def parse_procedure(text: str) -> Dislikes | Likes:
     if kind not in _KINDS or what not in _WHATS or (column and what != "category"):
         known = [f"{kind}:{what}" for kind in _KINDS for what in _WHATS]
         raise ConfigError(f"'{text}' is no procedure.{nearest(text, known)}", hint=f"one of {', '.join(known)}")
-    return _KINDS[kind](what=Category(column=column) if column else _WHATS[what]())
+    return _KINDS[kind].replace(what=Category(column=column) if column else _WHATS[what]())
 
 
 def name_of(procedure: Dislikes | Likes) -> str:
-    """`dislikes neighbourhood`."""
-    return f"{procedure.name} {procedure.what.name}"
+    """`dislikes neighbourhood`, or `real-dislikes neighbourhood`."""
+    real = isinstance(procedure, Dislikes) and procedure.given_by == "data"
+    return f"{'real-' if real else ''}{procedure.name} {procedure.what.name}"
 
 
 @dataclass(frozen=True)
@@ -207,9 +219,21 @@ class Rule:
         groups = groups_of(vocabulary, what.column) if isinstance(what, Category) else None
         return cls(procedure, procedure.neighbours(train, vocabulary), groups)
 
-    def wishes(self, batch: Batch, listed: Tensor, seen: Tensor) -> Wishes:
-        """The wishes of a batch for its unsteered lists (B, depth) and its whole histories `seen` (B, E)."""
-        anchor = self.procedure.anchors(listed, self._allowed(batch, listed, seen), batch.key)
+    def wishes(self, batch: Batch, listed: Tensor, seen: Tensor, told: Tensor | None = None) -> Wishes:
+        """The wishes of a batch for its unsteered lists (B, depth) and its whole histories `seen` (B, E).
+
+        `told` (B, T) is what the users really disliked, padded with 0; needed where the data give the dislikes.
+        """
+        allowed = self._allowed(batch, listed, seen)
+        if isinstance(self.procedure, Dislikes) and self.procedure.given_by == "data":
+            if told is None:
+                raise ConfigError(
+                    f"'{name_of(self.procedure)}' needs what users really disliked, and the split does not tell.",
+                    hint="attach the low ratings of the log, see guiderec.data.dislikes",
+                )
+            real = torch.zeros(len(told), len(self.neighbours.offsets) - 1, dtype=torch.bool, device=told.device)
+            allowed &= real.scatter_(1, told, True).gather(1, listed)  # padding is in no list
+        anchor = self.procedure.anchors(listed, allowed, batch.key)
         if isinstance(self.procedure.what, Category):
             named, group = self._categories(anchor.cpu().numpy(), batch.key, self.procedure.what.members)
             return Wishes(anchor, named, named, named, group)
