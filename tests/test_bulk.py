@@ -304,6 +304,33 @@ def test_the_command(model: Model, tmp_path: Path, capfd: pytest.CaptureFixture[
     assert "5 parts, 5 of them finished before" in text
 
 
+def test_the_command_goes_through_an_index(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Little effort leaves items out, so that the lists differ; the folder remembers by which index it was made."""
+    from guiderec.evaluation.index import ItemIndex, item_vectors
+
+    seed_everything(0)
+    raw = tuple(f"B{j:04d}" for j in range(1_500))
+    model = Model(build(model_config({"name": "sasrec", "dim": 16, "max_length": 5}), len(raw)), Vocabulary(raw), 5)
+    model.save_pretrained(tmp_path / "model")
+    events(raw).write_parquet(tmp_path / "log.parquet")
+    index = ItemIndex.build(item_vectors(model.recommender)).with_effort(1, refine=1)
+    index.save(tmp_path / "model")
+    command = ["recommend", tmp_path / "model", "--all-users", tmp_path / "log.parquet"]
+    assert main([str(word) for word in (*command, "--out", tmp_path / "exact")]) == 0
+    through = [*command, "--index", tmp_path / "model", "--out"]
+    assert main([str(word) for word in (*through, tmp_path / "index")]) == 0
+    exact, found = written(tmp_path / "exact"), written(tmp_path / "index")
+    assert len(exact) == len(found) == 700
+    assert not exact["item_id"].equals(found["item_id"])
+    model.recommender.index = index
+    assert_frame_equal(found, expected(model, events(raw), Options()), rel_tol=1e-5)
+    job = Job(model, People.of(Interactions.read(events(raw)), model.vocabulary), Options())
+    assert unpack(ship(job)).describe() == job.describe()  # workers have the index too
+    capfd.readouterr()
+    assert main([str(word) for word in (*through, tmp_path / "exact")]) == 2
+    assert "another index" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

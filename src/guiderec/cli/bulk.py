@@ -44,6 +44,7 @@ def recommend_to_everybody(
     source: Source,
     out: Path,
     *,
+    index: Path | None,
     drop_unknown: bool,
     ray_workers: int | None,
     options: dict[str, Any],
@@ -55,6 +56,10 @@ def recommend_to_everybody(
 
     asked = Options(**options)
     model = Model.from_pretrained(run)
+    if index is not None:
+        from guiderec.evaluation.index import attach
+
+        attach(model.recommender, index)
     people = People.of(source.read(), model.vocabulary, unknown_items="drop" if drop_unknown else "error")
     engine: Engine = in_process
     if ray_workers is not None:

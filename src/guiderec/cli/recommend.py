@@ -66,6 +66,10 @@ def recommend(
             metavar="LAMBDA",
         ),
     ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", help="Make lists through the index of items in this folder. [default: rank all items]"),
+    ] = None,
     all_users: Annotated[
         Path | None,
         typer.Option("--all-users", help="Recommend to every user of this log or prepared split.", metavar="LOG|SPLIT"),
@@ -113,6 +117,7 @@ def recommend(
             run,
             Source(all_users, columns, time_unit, order),
             out,
+            index=index,
             drop_unknown=drop_unknown,
             ray_workers=ray,
             options=asked | sharding,
@@ -129,6 +134,10 @@ def recommend(
     from guiderec.wishes import Category
 
     model = Model.from_pretrained(run)
+    if index is not None:
+        from guiderec.evaluation.index import attach
+
+        attach(model.recommender, index)
     items, likes, dislikes = split_ids(history), split_ids(like), split_ids(dislike)
     liked = [*likes, *map(Category, like_category or [])]
     disliked: list[Wish] = [*dislikes, *map(Category, dislike_category or [])]
