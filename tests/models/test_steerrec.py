@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from guiderec.data.batch import Batch, Query
 from guiderec.diffusion.guidance import ClassifierFree, PositiveNegative
+from guiderec.diffusion.objectives import draw
+from guiderec.diffusion.schedule import Linear
 from guiderec.errors import ConfigError
-from guiderec.models.steerrec import HardNegatives, RandomNegatives, SteerRec, SteerRecConfig
-from guiderec.rng import Noise
-from guiderec.testing.oracles import batch_of
+from guiderec.models.steerrec import HardNegatives, OwnNegatives, RandomNegatives, SteerRec, SteerRecConfig
+from guiderec.rng import Noise, seed_everything
+from guiderec.testing.oracles import batch_of, planted_rows
 
 ITEMS, DIM = 30, 8
 ROWS = [([1, 2, 3], 4), ([5, 6], 7), ([8], 9), ([], 4), ([2, 10, 11, 12], 13)]
@@ -421,3 +423,31 @@ def test_sampled_centroids_scatter_like_means_of_negatives():
         table = model.items.weight[1:]
         scatter = (centroids - table.mean(dim=0)).square().sum(dim=1).mean()
         assert scatter.item() == pytest.approx(table.var(dim=0, correction=0).sum().item() / count, rel=0.1)
+
+
+def test_two_sided_alignment_ties_the_negative_prediction_to_its_own_items() -> None:
+    """The tie is d(F(x_t, c^-), centroid of the drawn items), by a loop; it is added with its weight."""
+    seed_everything(0)
+    config = SteerRecConfig(
+        dim=16, schedule=Linear(steps=20), dropout=0.0, p_uncond=0.0, training_negatives=OwnNegatives(most=4, tie=0.7)
+    )
+    model = SteerRec(config, 30).double()
+    batch, noise = batch_of(planted_rows(30, 4)[0][:12]), Noise(3)
+    parts = model.loss(batch, noise)
+    drawn = model.own_negatives(batch, 4, noise)
+    counts = (drawn != 0).sum(dim=1)
+    assert set(counts.tolist()) <= {1, 2, 3, 4}
+    assert len(set(counts.tolist())) > 1
+    x0 = model.items(batch.target)
+    noised = draw(x0, model.schedule, noise, batch.key)
+    ties = []
+    for row in range(len(batch)):
+        items = [item for item in drawn[row].tolist() if item]
+        assert not set(items) & {*batch.history[row].tolist(), int(batch.target[row])}
+        centroid = torch.stack([model.items.weight[item] for item in items]).mean(dim=0)
+        predicted = model.denoiser(noised.x_t[row : row + 1], noised.t[row : row + 1], centroid[None])[0]
+        ties.append(1 - torch.cosine_similarity(predicted, centroid, dim=0))
+    expected = torch.stack(ties).mean()
+    torch.testing.assert_close(parts["tie"], expected)
+    untied = (1 - config.balance) * parts["reconstruction"] + config.balance * parts["alignment"]
+    torch.testing.assert_close(parts["loss"], untied + 0.7 * expected)

@@ -15,7 +15,8 @@ Departs    1. Null-condition dropout (p_uncond) is kept in training, on the posi
               everywhere, as the paper says, would give outputs of standard deviation 96 at D = 3072.
            5. The grid has S steps, tau_j = round(j T / S) - 1, and ends in the clean state.
            6. By default x_T is replaced by its mean: exact, since F is linear. `generation.start = "noise"` samples.
-           7. Padding as in `dreamrec.py`. A user's own dislikes, when given, are the negatives.
+           7. `training_negatives = OwnNegatives()` is not in the paper: two-sided alignment, so that dislikes act.
+           8. Padding as in `dreamrec.py`. A user's own dislikes, when given, are the negatives.
 """
 
 from __future__ import annotations
@@ -97,6 +98,29 @@ class HardNegatives(Part):
 NegativeSource = Annotated[RandomNegatives | HardNegatives, Field(discriminator="name")]
 
 
+class BatchNegatives(Part):
+    """One negative condition per row in training, as published: the centroid of the other rows' targets."""
+
+    name: Literal["batch"] = "batch"
+
+
+class OwnNegatives(Part):
+    """Two-sided alignment, ours: each row has 1 to `most` random items, and the negative prediction is tied to them.
+
+    Without the tie the negative prediction is pushed off the target and nowhere else, so that it says nothing of the
+    items that it was given.
+    """
+
+    name: Literal["own"] = "own"
+    most: int = Field(8, ge=1)
+    """Largest number of negatives; the number is uniform in 1 to `most`, as dislikes come in small numbers."""
+    tie: float = Field(0.3, ge=0)
+    """Weight of d(F(x_t, c^-), centroid of the negatives) in the loss."""
+
+
+TrainingNegatives = Annotated[BatchNegatives | OwnNegatives, Field(discriminator="name")]
+
+
 class SteerRecConfig(ModelConfig):
     """Options of SteerRec. Defaults are the paper's settings for Beauty (Table 5)."""
 
@@ -121,6 +145,8 @@ class SteerRecConfig(ModelConfig):
     """mu: (1 - mu) L_recon + mu L_GAL. 0 is the ablation "w/o GAL"."""
     margin: float = Field(0.1, ge=0)
     """m of the triplet loss, in units of d."""
+    training_negatives: TrainingNegatives = BatchNegatives()
+    """What c^- is made of in training."""
     exclude_same_id: bool = True
     """True: other rows with the same target are left out of a row's centroid."""
     detach_target: bool = False
@@ -162,20 +188,42 @@ class SteerRec(HistoryConditioned):
         drawn = draw(x0, self.schedule, noise, batch.key)
         encoded = self.encoder(history, batch.mask[:, -history.shape[1] :])
         condition, kept = drop_condition(encoded, self.null, self.config.p_uncond, noise, batch.key)
-        negative, has_negative = centroid_of_others(
-            self.as_conditions(target), batch.target, exclude_same_id=self.config.exclude_same_id
-        )
+        away = self.config.training_negatives
+        drawn_negatives = None if isinstance(away, BatchNegatives) else self.own_negatives(batch, away.most, noise)
+        if drawn_negatives is None:
+            negative, has_negative = centroid_of_others(
+                self.as_conditions(target), batch.target, exclude_same_id=self.config.exclude_same_id
+            )
+        else:
+            negative, has_negative = self.centroid(drawn_negatives, conditions=True)
         positive_hat, negative_hat = self.denoiser.under_each(drawn.x_t, drawn.t, [condition, self.centred(negative)])
         positive = self.distance(positive_hat, x0)
         alignment = guidance_alignment(positive, self.distance(negative_hat, x0), self.config.margin)
         alignment = masked_mean(alignment, kept & has_negative)
         reconstruction = positive.mean()
         balance = self.config.balance
-        return {
-            "loss": (1 - balance) * reconstruction + balance * alignment,
-            "reconstruction": reconstruction,
-            "alignment": alignment,
-        }
+        loss = (1 - balance) * reconstruction + balance * alignment
+        parts = {"loss": loss, "reconstruction": reconstruction, "alignment": alignment}
+        if drawn_negatives is not None and not isinstance(away, BatchNegatives):
+            meant, _ = self.centroid(drawn_negatives, conditions=False)
+            parts["tie"] = masked_mean(self.distance(negative_hat, meant.detach()), has_negative)
+            parts["loss"] = loss + away.tie * parts["tie"]
+        return parts
+
+    def own_negatives(self, batch: Batch, most: int, noise: Noise) -> Tensor:
+        """(B, N) 1 to `most` items that the row does not have, padded with 0."""
+        own = torch.cat([batch.history, batch.target[:, None]], dim=1)
+        items = items_outside(own, self.n_items, most, keys=batch.key, noise=noise, purpose="negatives/training")
+        count = 1 + noise.integers(batch.key, 1, most, "negatives/count")  # (B, 1)
+        return items * (torch.arange(most, device=items.device) < count)
+
+    def centroid(self, items: Tensor, *, conditions: bool) -> tuple[Tensor, Tensor]:
+        """Mean (B, D) of items (B, N), as vectors or as conditions, and a mask (B,), False where there is none."""
+        there = items != PADDING
+        vectors = self.items(items)
+        vectors = self.as_conditions(vectors) if conditions else vectors
+        count = there.sum(dim=1, keepdim=True)
+        return (vectors * there[:, :, None]).sum(dim=1) / count.clamp(min=1), count[:, 0] > 0
 
     def as_conditions(self, vectors: Tensor) -> Tensor:
         """Item vectors (..., D) -> the vectors (..., D) that a negative condition is the centroid of."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guiderec.diffusion.guidance import ClassifierFree, PositiveNegative
 from guiderec.diffusion.schedule import Linear
-from guiderec.models.steerrec import HardNegatives, SteerRecConfig
+from guiderec.models.steerrec import HardNegatives, OwnNegatives, SteerRecConfig
 from guiderec.recipes.experiment import Experiment
 from guiderec.training.loop import Training
 
@@ -82,6 +82,12 @@ def sports_hard_top_20() -> Experiment:
 def beauty_every_prefix() -> Experiment:
     """Ours: SteerRec on every prefix of the training sequences, what the user-split protocol leaves unused."""
     return beauty().replace(training_rows="every_prefix")
+
+
+def beauty_two_sided() -> Experiment:
+    """Ours: SteerRec with the negative prediction tied to its negatives, 1 to 8 random items per row."""
+    base = beauty()
+    return base.replace(model=base.model.replace(training_negatives=OwnNegatives()))
 
 
 def demo() -> Experiment:
