@@ -11,7 +11,7 @@ from playwright.sync_api import ConsoleMessage, Error, Locator, Page
 
 WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 360, "height": 740}
-PATIENCE = 15_000
+PATIENCE = 30_000
 """Milliseconds until something that does not happen fails a test."""
 
 

@@ -134,7 +134,14 @@ def test_focus_is_not_lost(shown: Shown):
     shown.page.get_by_role("button", name="Take back Like: Item 01").focus()
     shown.page.keyboard.press("Enter")
     shown.await_status("Took back")
-    assert shown.focus()["tag"] != "BODY"
+    assert shown.focus()["label"] == "Take back Dislike: Item 13"  # the chip that took its place
+    shown.page.keyboard.press("Enter")
+    shown.await_status("Took back the wish on Item 13")
+    assert shown.focus()["id"] == "undo"  # no chip is left
+    for _ in range(4):
+        shown.page.keyboard.press("Enter")
+    expect(shown.page.locator("#undo")).to_be_disabled()
+    assert shown.focus()["id"] == "list-region"
 
 
 def test_changes_are_told(shown: Shown):

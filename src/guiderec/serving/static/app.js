@@ -9,7 +9,7 @@
 
 import * as api from "./api.js";
 import { itemKey, movesBetween, movesInWords } from "./compare.js";
-import { byId, count, make } from "./dom.js";
+import { byId, count, keepingFocus, make } from "./dom.js";
 import { CardList } from "./list.js";
 import * as panels from "./panels.js";
 import { ItemSearch } from "./search.js";
@@ -281,6 +281,10 @@ function compared() {
 }
 
 function showControls() {
+  keepingFocus(updateControls, [byId("undo"), byId("list-region")]);
+}
+
+function updateControls() {
   const { answer, wishes, past, user, own } = state;
   const isOwn = user === null;
   byId("who-kind").querySelector(`[value=${isOwn ? "own" : "person"}]`).checked = true;

@@ -43,6 +43,25 @@ export function count(n, one, many = `${one}s`) {
   return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 }
 
+/**
+ * Makes a change that may take away what has the focus. The focus then goes to the button at the same place of the same
+ * list, or to the first of `others` that can take it, and is not lost.
+ */
+export function keepingFocus(change, others) {
+  const focused = document.activeElement;
+  const list = focused.closest("ul, ol");
+  const place = list ? [...list.querySelectorAll("button")].indexOf(focused) : -1;
+  change();
+  if (canTakeFocus(focused)) return;
+  const buttons = list ? [...list.querySelectorAll("button")] : [];
+  const goals = [buttons[Math.min(place, buttons.length - 1)], ...others];
+  goals.find((goal) => goal && canTakeFocus(goal))?.focus({ preventScroll: true });
+}
+
+function canTakeFocus(element) {
+  return element.isConnected && !element.disabled && element.checkVisibility();
+}
+
 /** Whether the reader asked their system for less motion. */
 export function wantsStillness() {
   return window.matchMedia("(prefers-reduced-motion: reduce)").matches;
