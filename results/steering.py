@@ -21,11 +21,13 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "steering-results.md"
-STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 8.0)
+STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 8.0)
 """Fine where similarity acts, coarse where guidance does."""
 
 sys.path.insert(0, str(HERE))  # also when loaded as a module
 from studies import STUDIES, titles  # noqa: E402
+
+from guiderec.config import parse_assignments  # noqa: E402
 
 RUNS = titles()
 OWN = ("steering", "steering-and-filter")
@@ -41,8 +43,8 @@ RIVALS = {
 }
 SHOWN: Mapping[str, tuple[float | None, ...]] = {
     "unsteered": (None,),
-    "steering": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 8.0),
-    "steering-and-filter": (0.0, 1.0, 2.0, 3.0),
+    "steering": (0.5, 0.75, 1.0, 1.5, 2.0, 8.0),
+    "steering-and-filter": (0.0, 0.5, 1.0, 1.5),
     "similarity-vectors": (0.05, 0.1, 0.2, 0.5),
     "similarity-co-occurrence": (0.02, 0.05, 0.1),
     "classifier-free": (2.0, 8.0),
@@ -92,9 +94,10 @@ def read(paths: Iterable[Path]) -> dict[str, list[Curves]]:
     found: dict[tuple[str, str, str], list[tuple[int, Mapping[str, Any]]]] = {}
     for path in paths:
         content = json.loads(path.read_text(encoding="utf-8"))
-        for procedure in content.get("steering", {}).get("test", {}).get("procedures", []):
-            key = (procedure["name"], path.parent.name, path.stem.rpartition("-seed")[0])
-            found.setdefault(key, []).append((content["experiment"]["seed"], procedure))
+        for part, record in content.get("steering", {}).items():
+            for procedure in record["procedures"] if part.startswith("test") else []:
+                key = (procedure["name"], path.parent.name, path.stem.rpartition("-seed")[0])
+                found.setdefault(key, []).append((content["experiment"]["seed"], procedure))
     order = {(study, run): place for place, (study, run) in enumerate(_all_runs())}
     pages: dict[str, list[Curves]] = {}
     for (name, study, run), parts in sorted(found.items(), key=lambda item: order[item[0][1:]]):
@@ -199,7 +202,14 @@ def _number(values: Sequence[float], measure: str) -> str:
 
 
 def measure(
-    study: str, data: Path, folder: Path, only: str | None, seeds: Sequence[int], wishes: Sequence[str]
+    study: str,
+    data: Path,
+    folder: Path,
+    only: str | None,
+    seeds: Sequence[int],
+    wishes: Sequence[str],
+    options: Mapping[str, Any],
+    label: str | None,
 ) -> None:
     """Measure the finished runs of a study, and add what was found to their records."""
     from reproduce import dataset_for
@@ -214,7 +224,9 @@ def measure(
         for name in STUDIES[study].runs:
             if only in (None, name):
                 run = folder / study / f"{name}-seed{seed}"
-                found = runs.steering(run, dataset, "test", procedures=asked, strengths=STRENGTHS)
+                found = runs.steering(
+                    run, dataset, "test", procedures=asked, strengths=STRENGTHS, overrides=options, label=label
+                )
                 write_json(HERE / study / f"{name}-seed{seed}.json", collect(run))
                 print(f"{study} {name}-seed{seed}: {found['seconds']:.0f} s", flush=True)
 
@@ -228,13 +240,24 @@ def main() -> None:
     measuring.add_argument("--data", type=Path, required=True)
     measuring.add_argument("--runs", type=Path, required=True)
     measuring.add_argument("--only")
+    measuring.add_argument("--set", nargs="+", default=[], help="options other than those of the training run")
+    measuring.add_argument("--label", help="name of the measurement under other options")
     measuring.add_argument("--wish", nargs="+", default=["dislikes:item", "likes:item"])
     measuring.add_argument("--seeds", type=int, nargs="+", default=[0])
     rendering = commands.add_parser("render")
     rendering.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if arguments.command == "measure":
-        measure(arguments.study, arguments.data, arguments.runs, arguments.only, arguments.seeds, arguments.wish)
+        measure(
+            arguments.study,
+            arguments.data,
+            arguments.runs,
+            arguments.only,
+            arguments.seeds,
+            arguments.wish,
+            parse_assignments(arguments.set),
+            arguments.label,
+        )
         return
     text = render(read(tracked()))
     if arguments.check:

@@ -38,21 +38,28 @@ def p_of(x: np.ndarray, table: np.ndarray) -> np.ndarray:
     return weight / weight.sum()
 
 
-def test_each_wish_moves_by_what_was_asked(x: Tensor, table: Tensor):
-    """g_k . D = +- w s: the score of the wished item over the mean score, in standard deviations of the scores."""
-    steps = added(x, table, [[3, 8], [5, 0], [1, 2]], [[-1, 1], [-1, -1], [1, 1]], 0.7, kinship=0.0, **EXACT)
+@pytest.mark.parametrize("kinship", [0.0, 0.2])
+def test_each_wish_moves_by_what_was_asked(x: Tensor, table: Tensor, kinship: float):
+    """The score of the wished item, over the mean: down to the 10th, up to the first, or by `least` deviations."""
+    akin = torch.full((3, 2, 2), 11)
+    options = {"kinship": kinship, "place": 10, "least": 0.25, "akin": akin, **EXACT}
+    steps = added(x, table, [[3, 8], [5, 0], [1, 2]], [[-1, 1], [-1, -1], [1, 1]], 0.7, **options)
     for row, asked in enumerate([{3: -1, 8: 1}, {5: -1}, {1: 1, 2: 1}]):
         scores = x[row] @ table[1:].T
+        order = scores.sort(descending=True).values
         mean = scores.softmax(0) @ table[1:]
         moved = steps[row].sum(dim=0)
         for item, sign in asked.items():
-            assert float((table[item] - mean) @ moved) == pytest.approx(sign * 0.7 * float(scores.std()), rel=1e-6)
+            own = scores[item - 1]
+            far = max(order[0] - own if sign > 0 else own - order[9], 0.25 * scores.std())
+            assert float((table[item] - mean) @ moved) == pytest.approx(sign * 0.7 * float(far), rel=1e-6)
     assert not steps[1, 1].any()
 
 
 def test_no_step_with_the_same_effect_changes_the_list_less(x: Tensor, table: Tensor):
     """The KKT system in NumPy gives the same step; and the divergence, measured, is least there for small steps."""
-    step = added(x[:1], table, [[3, 8]], [[-1, 1]], 0.01, kinship=0.0, **EXACT)[0].sum(dim=0).numpy()
+    options = {"kinship": 0.0, "least": 99.0, **EXACT}
+    step = added(x[:1], table, [[3, 8]], [[-1, 1]], 0.01 / 99, **options)[0].sum(dim=0).numpy()
     rows, point = table.numpy(), x[0].numpy()
     p = p_of(point, rows)
     mean = p @ rows[1:]
@@ -72,13 +79,24 @@ def test_no_step_with_the_same_effect_changes_the_list_less(x: Tensor, table: Te
         assert divergence(step) < divergence(step + 0.3 * np.linalg.norm(step) * rng.normal(size=len(free)) @ free)
 
 
-def test_neighbours_follow_with_their_weight(x: Tensor, table: Tensor):
-    """The direction is the weighted mean of the item and its neighbours; padding among them counts nothing."""
+def test_neighbours_are_taken_along(x: Tensor, table: Tensor):
+    """The step is a multiple of F^-1 (c + kinship sum c_n), by hand; padding among the neighbours counts nothing."""
     akin = torch.tensor([[[4, 0]]])
-    step = added(x[:1], table, [[3]], [[-1]], 0.5, kinship=0.25, akin=akin, **EXACT)[0, 0]
-    scores = x[0] @ table[1:].T
-    wish = (table[3] + 0.25 * table[4]) / 1.25 - scores.softmax(0) @ table[1:]
-    assert float(wish @ step) == pytest.approx(-0.5 * float(scores.std()), rel=1e-6)
+    step = added(x[:1], table, [[3]], [[-1]], 0.5, kinship=0.25, akin=akin, **EXACT)[0, 0].numpy()
+    p = p_of(x[0].numpy(), table.numpy())
+    rows = table[1:].numpy() - p @ table[1:].numpy()
+    fisher = rows.T @ np.diag(p) @ rows
+    direction = np.linalg.solve(fisher, rows[2] + 0.25 * rows[3])
+    np.testing.assert_allclose(step / np.linalg.norm(step), -direction / np.linalg.norm(direction), atol=1e-6)
+
+
+def test_neighbours_that_hold_an_item_back_are_left(x: Tensor, table: Tensor):
+    """Its opposite as the only neighbour: the item still moves as far as it was asked."""
+    table[4] = -3 * table[3]
+    akin = torch.tensor([[[4, 0]]])
+    step = added(x[:1], table, [[3]], [[-1]], 1.0, kinship=0.9, akin=akin, **EXACT)[0, 0]
+    alone = added(x[:1], table, [[3]], [[-1]], 1.0, kinship=0.0, **EXACT)[0, 0]
+    torch.testing.assert_close(step, alone)
 
 
 def test_what_is_said_twice_counts_once(x: Tensor, table: Tensor):
@@ -100,11 +118,10 @@ def test_the_list_far_down_is_not_looked_at(x: Tensor, table: Tensor):
     scores = x[:1] @ table[1:].T
     far = int(scores.argmin()) + 1
     near = int(scores.argmax()) + 1
-    before = added(x[:1], table, [[near]], [[-1]], 1.0, nearest=20)
+    options = {"nearest": 20, "place": 20, "least": 0.0}
+    before = added(x[:1], table, [[near]], [[-1]], 1.0, **options)
     table[far] = table[far] * 1.01
-    after = added(x[:1], table, [[near]], [[-1]], 1.0, nearest=20)
-    factor = float((x[:1] @ table[1:].T).std() / scores.std())
-    torch.testing.assert_close(after, before * factor)
+    torch.testing.assert_close(added(x[:1], table, [[near]], [[-1]], 1.0, **options), before)
 
 
 @pytest.mark.parametrize("M", [3, 6, 20])
