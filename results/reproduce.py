@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,12 @@ import numpy as np
 import polars as pl
 
 from guiderec.api import configure, load
-from guiderec.data.dataset import Dataset
+from guiderec.data.dataset import Dataset, Vocabulary
+from guiderec.data.dislikes import with_dislikes
+from guiderec.data.filters import KCore, MinimumRating
+from guiderec.data.interactions import Interactions
 from guiderec.data.prepared import resplit_users
+from guiderec.data.protocols import LeaveOneOut
 from guiderec.errors import DataError
 from guiderec.evaluation.evaluate import read_rows
 from guiderec.evaluation.significance import PairedTest, corrected, paired_tests, require_same_rows
@@ -33,7 +37,7 @@ from guiderec.recipes import run as runs
 from guiderec.training.record import collect, read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when loaded as a module
-from studies import STUDIES, Run, Study
+from studies import STUDIES, FromLog, Run, Study
 
 HERE = Path(__file__).parent
 
@@ -42,7 +46,21 @@ def dataset_for(study: Study, data: Path, seed: int) -> Dataset:
     """The split of a study; a new one for every seed where the study redraws it."""
     if study.redrawn:
         return resplit_users(data / study.data, seed=1000 + seed)
+    if study.log is not None:
+        return split_log(data / study.data, study.log, study.data)
     return load(data / study.data)
+
+
+def split_log(folder: Path, how: FromLog, name: str) -> Dataset:
+    """Leave-one-out over the high ratings of a log, with the later low ones as dislikes, and what items are called."""
+    log = Interactions.read(folder / "raw" / "interactions.parquet", name=name)
+    liked = MinimumRating(at_least=how.at_least)(log)
+    dataset = LeaveOneOut()(KCore(users=how.k_core, items=how.k_core)(liked))
+    table = pl.read_parquet(folder / "items.parquet").select("item", name="title", category="genres")
+    known = pl.DataFrame({"item": list(dataset.vocabulary.raw)}, schema_overrides={"item": table.schema["item"]})
+    table = known.join(table, on="item", how="left", maintain_order="left")
+    named = replace(dataset, vocabulary=Vocabulary(dataset.vocabulary.raw, table))
+    return with_dislikes(named, log, at_most=how.dislike_at_most)
 
 
 Side = tuple[str, Path, str]

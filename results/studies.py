@@ -47,6 +47,18 @@ class Run:
 
 
 @dataclass(frozen=True)
+class FromLog:
+    """A leave-one-out split that is made from a log of ratings, when it is needed."""
+
+    at_least: float
+    """Events rated so or more are the histories and targets."""
+    k_core: int
+    """Users and items with fewer of them are left out, iterated."""
+    dislike_at_most: float
+    """What is rated so or less after the history is a dislike."""
+
+
+@dataclass(frozen=True)
 class Study:
     """Runs on the same data."""
 
@@ -54,6 +66,8 @@ class Study:
     data: str
     """Folder of the split, under the folder of the data."""
     runs: Mapping[str, Run]
+    log: FromLog | None = None
+    """Where the folder holds no split but `raw/interactions.parquet` and `items.parquet`."""
     against: str | None = None
     """The run that all others are tested against, row by row."""
     joined_by: tuple[str, ...] = ()
@@ -247,6 +261,18 @@ STUDIES: dict[str, Study] = {
         },
         against="guided-sasrec",
         joined_by=("beauty-baselines",),
+    ),
+    "movielens-latest-small": Study(
+        "MovieLens latest-small, ratings of 3.5 and more, leave-one-out, 5-core",
+        "movielens-latest-small",
+        {
+            "popularity": POPULARITY,
+            "markov": replace(MARKOV, learns_from="the same targets"),
+            "sasrec": Run("SASRec", "sasrec:movielens_latest_small"),
+            "guided-sasrec": Run("Guided SASRec", "guided_sasrec:movielens_latest_small"),
+        },
+        log=FromLog(at_least=3.5, k_core=5, dislike_at_most=2.0),
+        against="guided-sasrec",
     ),
     "beauty-resplit": Study(
         "Beauty: other user splits, one drawn from the full sequences for every seed, 15 epochs at most",

@@ -34,6 +34,14 @@ def toys() -> Experiment:
     return beauty()
 
 
+def movielens_latest_small() -> Experiment:
+    """Guided SASRec, MovieLens latest-small, ratings of 3.5 and more, leave-one-out: smaller batches, more dropout."""
+    base = default()
+    return base.replace(
+        model=base.model.replace(dropout=0.4), training=base.training.replace(batch_size=64, epochs=60, patience=8)
+    )
+
+
 def demo() -> Experiment:
     """Guided SASRec at a width for the embedded synthetic catalogue; encoder and budget of `sasrec:demo`."""
     model = GuidedSASRecConfig(dim=64, layers=1, heads=2, dropout=0.1, max_length=10)

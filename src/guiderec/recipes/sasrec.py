@@ -83,6 +83,13 @@ def yoochoose() -> Experiment:
     return zhihu()
 
 
+def movielens_latest_small() -> Experiment:
+    """SASRec, MovieLens latest-small: encoder, rows, budget and selection of `guided_sasrec:movielens_latest_small`."""
+    model = SASRecConfig(dim=128, layers=2, heads=2, dropout=0.4, max_length=50)
+    training = Training(batch_size=64, learning_rate=1e-3, epochs=60, patience=8, metric="recall@10")
+    return Experiment(model=model, training=training, max_length=50, training_rows="windows")
+
+
 def demo() -> Experiment:
     """Ours: SASRec at a width for the embedded synthetic catalogue."""
     model = SASRecConfig(dim=64, layers=1, heads=2, dropout=0.1, max_length=10)
