@@ -25,11 +25,10 @@ STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 8.0)
 """Fine where similarity acts, coarse where guidance does."""
 
 sys.path.insert(0, str(HERE))  # also when loaded as a module
-from studies import STUDIES, titles  # noqa: E402
+from studies import STUDIES  # noqa: E402
 
 from guiderec.config import parse_assignments  # noqa: E402
 
-RUNS = titles()
 OWN = ("steering", "steering-and-filter")
 RIVALS = {
     "unsteered": "unsteered",
@@ -161,7 +160,7 @@ def render(pages: Mapping[str, Sequence[Curves]]) -> str:
 def _section(curves: Curves) -> str:
     wishes = mean(curves.n_wishes)
     lines = [
-        f"### {RUNS.get(curves.run, curves.run)}, {STUDIES[curves.study].title}",
+        f"### {STUDIES[curves.study].runs[curves.run].title} ({STUDIES[curves.study].title})",
         "",
         f"{len(curves.seeds)} {'seeds' if len(curves.seeds) > 1 else 'seed'}; {wishes:,.0f} of {curves.n_rows:,} test "
         "rows have such an item.",
@@ -173,17 +172,23 @@ def _section(curves: Curves) -> str:
         for strength in strengths:
             if (rival, strength) in curves.points:
                 lines.append(_line(curves, (rival, strength)))
-    rivals = ("filter", "similarity-vectors", "similarity-co-occurrence")
     if any(point[0] in OWN for point in curves.points):
-        left = undominated(curves, rivals)
-        among = [point for point in curves.points if point[0] in rivals]
-        verdict = ", ".join(f"{RIVALS[r]}{'' if s is None else f' at {s:g}'}" for r, s in left) or "none"
-        lines += [
-            "",
-            f"Of {len(among)} measured points of filter and subtraction, {len(among) - len(left)} have at least the "
-            f"exposure and at most the Recall@10 of some point of the model's own. The others: {verdict}.",
-        ]
+        lines += ["", _verdict(curves)]
     return "\n".join(lines)
+
+
+def _verdict(curves: Curves) -> str:
+    """How many points of each rival lie on the wrong side of the model's own."""
+    counts = []
+    for rival in ("filter", "similarity-vectors", "similarity-co-occurrence"):
+        among = [point for point in curves.points if point[0] == rival and point[1] != 0]
+        left = [point for point in undominated(curves, [rival]) if point in among]
+        if among:
+            counts.append(f"{RIVALS[rival]} {len(among) - len(left)} of {len(among)}")
+    return (
+        "Points of rivals for which some point of the model's own has no more exposure and no less Recall@10: "
+        f"{'; '.join(counts)}."
+    )
 
 
 def _line(curves: Curves, point: Point) -> str:

@@ -1,0 +1,90 @@
+"""The page of measured steering, against records written by hand and the committed records."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results_steering", ROOT / "results" / "steering.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded  # dataclasses look their module up
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+steering = module()
+
+
+def record(seed: int, points: list[tuple[str, float | None, float, float]], **changes: Any) -> dict[str, Any]:
+    """A record with these points: rival, strength, exposure, Recall@10."""
+    procedure = {
+        "name": "dislikes item",
+        "procedure": {"name": "dislikes"},
+        "seen": "keep",
+        "n_rows": 100,
+        "n_wishes": 90 + seed,
+        "points": [
+            {
+                "rival": rival,
+                "strength": strength,
+                "measures": {
+                    "exposure": {"mean": exposure},
+                    "recall@10": {"mean": recall},
+                    "listed": {"mean": 0.25},
+                },
+            }
+            for rival, strength, exposure, recall in points
+        ],
+    }
+    return {"experiment": {"seed": seed}, "steering": {"test": {"procedures": [{**procedure, **changes}]}}}
+
+
+def write(root: Path, *records: dict[str, Any]) -> list[Path]:
+    folder = root / "beauty-guided"
+    folder.mkdir()
+    paths = []
+    for content in records:
+        paths.append(folder / f"guided-sasrec-seed{content['experiment']['seed']}.json")
+        paths[-1].write_text(json.dumps(content))
+    return paths
+
+
+POINTS = [
+    ("unsteered", None, 1.0, 0.10),
+    ("steering", 1.0, 0.4, 0.09),
+    ("steering-and-filter", 0.5, 0.8, 0.10),
+    ("filter", None, 1.1, 0.09),
+    ("similarity-vectors", 0.1, 0.5, 0.08),
+    ("similarity-vectors", 0.2, 0.3, 0.05),
+]
+
+
+def test_the_page_shows_means_over_seeds_and_who_is_matched(tmp_path: Path) -> None:
+    other = [(rival, strength, exposure + 0.2, recall + 0.02) for rival, strength, exposure, recall in POINTS]
+    text = steering.render(steering.read(write(tmp_path, record(0, POINTS), record(1, other))))
+    assert "2 seeds; 90 of 100 test rows" in text
+    assert "| own guidance | 1 | 25.0 ± 0.0 | 0.50 ± 0.14 | – | – | 0.1000 ± 0.0141 |" in text
+    # filter (1.2, 0.10) and similarity 0.1 (0.6, 0.09) are matched; similarity 0.2 has less exposure than any own point
+    assert "filter: the disliked item 1 of 1; minus similarity of vectors 1 of 2." in text
+
+
+def test_seeds_that_were_asked_differently_are_an_error(tmp_path: Path) -> None:
+    paths = write(tmp_path, record(0, POINTS), record(1, POINTS, seen="mask"))
+    with pytest.raises(ValueError, match="beauty-guided/guided-sasrec: the seeds were measured under different"):
+        steering.read(paths)
+
+
+def test_the_committed_page_is_what_the_committed_records_give() -> None:
+    assert steering.PAGE.read_text(encoding="utf-8") == steering.render(steering.read(steering.tracked()))
