@@ -161,6 +161,7 @@ def test_changes_are_told(shown: Shown):
     assert "up 8 places" not in (shown.card("Item 01").get_attribute("aria-label") or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(page_of: Open, server: FakeServer, scheme: str):
     shown = everything_shown(page_of(color_scheme=scheme).ready())
@@ -173,6 +174,7 @@ def test_contrast(page_of: Open, server: FakeServer, scheme: str):
     assert poor == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_narrow_screen(page_of: Open, scheme: str):
     """360 px: nothing sticks out, nothing is cut, and what is to be touched is large enough (WCAG 2.2: 24 px)."""

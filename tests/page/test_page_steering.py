@@ -398,6 +398,7 @@ def test_server_without_people(page_of: Open, server: FakeServer):
     assert server.wanted() == []
 
 
+@pytest.mark.slow
 def test_cards_glide_unless_the_reader_wants_stillness(page_of: Open, server: FakeServer):
     moving = "[...document.querySelectorAll('#list > .card')].filter(c => c.getAnimations().length).length"
     still = f"() => {moving} === 0 && document.querySelectorAll('#ghosts > *').length === 0"
