@@ -179,6 +179,16 @@ def test_large_bodies_are_refused_however_they_are_sent(still: TestClient):
     assert still.post("/recommend", json={"history": []}).status_code == 200
 
 
+def test_browsers_ask_again_for_every_file_of_the_page(client: TestClient) -> None:
+    """And are told that it has not changed, so that after an upgrade old and new files never meet."""
+    for path in ("/", "/static/app.js"):
+        first = client.get(path)
+        assert first.headers["cache-control"] == "no-cache"
+        again = client.get(path, headers={"if-none-match": first.headers["etag"]})
+        assert again.status_code == (304 if path != "/" else 200)
+        assert again.headers["cache-control"] == "no-cache"
+
+
 def test_every_answer_forbids_what_is_from_elsewhere(still: TestClient):
     for path in ("/", "/docs", "/health", "/nothing", "/static/app.js"):
         headers = still.get(path).headers

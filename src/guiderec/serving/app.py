@@ -111,7 +111,7 @@ def create_app(service: Service, *, metrics: Metrics | None = None, api_key: str
         lifespan=lifespan,
     )
     app.add_middleware(_Edge, metrics=metrics)
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    app.mount("/static", _Revalidated(directory=_STATIC), name="static")
     _add_data_routes(app, service, metrics, api_key)
     _add_open_routes(app, service, metrics)
     _add_problems(app, metrics)
@@ -220,11 +220,21 @@ def _add_open_routes(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(_STATIC / "index.html")
+        return FileResponse(_STATIC / "index.html", headers={"cache-control": "no-cache"})
 
     @app.get("/docs", include_in_schema=False)
     async def documentation() -> HTMLResponse:
         return HTMLResponse(reference.page(app.openapi()))
+
+
+class _Revalidated(StaticFiles):
+    """Files that a browser keeps and asks about each time, so that after an upgrade it never mixes old and new."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """The file, or that it has not changed."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 async def _unless_gone(answer: Future[Answer], request: Request) -> Answer | None:
