@@ -176,8 +176,12 @@ class Model:
             if explain:
                 told = self._contributions(query.rows(part), listed.items, liked[part], disliked[part], noise_seed)
                 frame = frame.with_columns(told)
-            frames.append(frame.filter(pl.Series(listed.items.flatten().tolist(), dtype=pl.Int64) != PADDING))
+            if bool((listed.items == PADDING).any()):  # a query for polars costs more than the answer of a small model
+                frame = frame.filter(pl.Series(listed.items.flatten().tolist(), dtype=pl.Int64) != PADDING)
+            frames.append(frame)
         none = torch.empty(0, k, dtype=torch.int64)
+        if len(frames) == 1:
+            return frames[0]
         return pl.concat(frames) if frames else self._frame(0, Listed(none.double(), none, none))
 
     def meant(self, wishes: Sequence[Wish]) -> list[RawId]:
@@ -229,26 +233,18 @@ class Model:
         """One row per place of the lists (B, k), also where no item was left."""
         scores, items, interests = listed
         rows, k = items.shape
-        flat = items.flatten().tolist()
-        frame = pl.DataFrame(
-            {
-                "query": [start + row for row in range(rows) for _ in range(k)],
-                "item_id": self.vocabulary.decode([max(j, 1) for j in flat]),
-                "name": self.vocabulary.names([max(j, 1) for j in flat]),
-                "score": scores.flatten().tolist(),
-                "rank": list(range(1, k + 1)) * rows,
-                "interest": interests.flatten().tolist(),
-            },
-            schema_overrides={
-                "query": pl.Int64,
-                "item_id": pl.String if isinstance(self.vocabulary.raw[0], str) else pl.Int64,
-                "name": pl.String,
-                "score": pl.Float64,
-                "rank": pl.Int64,
-                "interest": pl.Int64,
-            },
-        )
-        return frame.drop("interest") if self.n_interests == 1 else frame
+        flat = items.clamp(min=1).flatten().tolist()
+        ids = pl.String if isinstance(self.vocabulary.raw[0], str) else pl.Int64
+        columns = [
+            pl.Series("query", [start + row for row in range(rows) for _ in range(k)], dtype=pl.Int64),
+            pl.Series("item_id", self.vocabulary.decode(flat), dtype=ids),
+            pl.Series("name", self.vocabulary.names(flat), dtype=pl.String),
+            pl.Series("score", scores.flatten().tolist(), dtype=pl.Float64),
+            pl.Series("rank", list(range(1, k + 1)) * rows, dtype=pl.Int64),
+        ]
+        if self.n_interests > 1:
+            columns.append(pl.Series("interest", interests.flatten().tolist(), dtype=pl.Int64))
+        return pl.DataFrame(columns)
 
     def _chosen(self, listed: Listed, k: int, weight: float) -> Listed:
         """The first k of each list, or k of it by `diversify`."""
