@@ -34,8 +34,8 @@ RIVALS = {
     "unsteered": "unsteered",
     "steering": "own guidance",
     "steering-and-filter": "own guidance and filter",
-    "similarity-vectors": "minus similarity of vectors",
-    "similarity-co-occurrence": "minus similarity in the data",
+    "similarity-vectors": "similarity of vectors",
+    "similarity-co-occurrence": "similarity in the data",
     "classifier-free": "classifier-free guidance, told nothing",
     "filter": "filter: the disliked item",
     "filter-group": "filter: its neighbours too",
@@ -54,6 +54,7 @@ SHOWN: Mapping[str, tuple[float | None, ...]] = {
 MEASURES = ("listed", "exposure", "shift", "overlap", "recall@10")
 PROCEDURES = {
     "dislikes item": "One item is disliked, and nothing else is told",
+    "real-dislikes item": "One item is disliked that the user really disliked later",
     "dislikes neighbourhood": "The item and its five neighbours are told",
     "dislikes category": "Five items of a category are told",
     "likes item": "One item is liked",
@@ -148,16 +149,18 @@ def render(pages: Mapping[str, Sequence[Curves]]) -> str:
         "# Steering, measured",
         "Written by `results/steering.py` from the records in `results/`; do not edit. What is asked and what is "
         "measured is told in [steering](steering.md). Every dislike is the first item of the user's own unsteered list "
-        "that is not the target, so before steering it is always listed. Means over seeds, with the standard deviation "
+        "that is not the target, so before steering it is always listed; a real dislike is the best placed of what the "
+        "same user rated 2 or less after the history, and mostly is not. Similarity is subtracted for dislikes and added "
+        "for likes. Means over seeds, with the standard deviation "
         "over seeds where there are several. *Listed* is measured before any filter but where the row says filter.",
     ]
     for name, title in PROCEDURES.items():
         if name in pages:
-            parts += [f"## {title}", *(_section(curves) for curves in pages[name])]
+            parts += [f"## {title}", *(_section(curves, dislikes="dislikes" in name) for curves in pages[name])]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(curves: Curves) -> str:
+def _section(curves: Curves, *, dislikes: bool) -> str:
     wishes = mean(curves.n_wishes)
     lines = [
         f"### {STUDIES[curves.study].runs[curves.run].title} ({STUDIES[curves.study].title})",
@@ -172,7 +175,7 @@ def _section(curves: Curves) -> str:
         for strength in strengths:
             if (rival, strength) in curves.points:
                 lines.append(_line(curves, (rival, strength)))
-    if any(point[0] in OWN for point in curves.points):
+    if dislikes and any(point[0] in OWN for point in curves.points):
         lines += ["", _verdict(curves)]
     return "\n".join(lines)
 

@@ -77,7 +77,7 @@ def test_the_page_shows_means_over_seeds_and_who_is_matched(tmp_path: Path) -> N
     assert "2 seeds; 90 of 100 test rows" in text
     assert "| own guidance | 1 | 25.0 ± 0.0 | 0.50 ± 0.14 | – | – | 0.1000 ± 0.0141 |" in text
     # filter (1.2, 0.10) and similarity 0.1 (0.6, 0.09) are matched; similarity 0.2 has less exposure than any own point
-    assert "filter: the disliked item 1 of 1; minus similarity of vectors 1 of 2." in text
+    assert "filter: the disliked item 1 of 1; similarity of vectors 1 of 2." in text
 
 
 def test_seeds_that_were_asked_differently_are_an_error(tmp_path: Path) -> None:
