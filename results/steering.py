@@ -150,8 +150,8 @@ def render(pages: Mapping[str, Sequence[Curves]]) -> str:
         "Written by `results/steering.py` from the records in `results/`; do not edit. What is asked and what is "
         "measured is told in [steering](steering.md). Every dislike is the first item of the user's own unsteered list "
         "that is not the target, so before steering it is always listed; a real dislike is the best placed of what the "
-        "same user rated 2 or less after the history, and mostly is not. Similarity is subtracted for dislikes and added "
-        "for likes. Means over seeds, with the standard deviation "
+        "same user rated 2 or less after the history, and mostly is not. Similarity is subtracted for dislikes, and "
+        "added for likes. Means over seeds, with the standard deviation "
         "over seeds where there are several. *Listed* is measured before any filter but where the row says filter.",
     ]
     for name, title in PROCEDURES.items():
