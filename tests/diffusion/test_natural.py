@@ -136,7 +136,7 @@ def test_both_sides_of_the_inverse_agree(M: int):
 
 def test_blocks_of_rows_change_nothing(x: Tensor, table: Tensor, monkeypatch: pytest.MonkeyPatch):
     whole = added(x, table, [[3], [0], [5]], [[-1], [1], [1]], 1.0)
-    monkeypatch.setattr("guiderec.diffusion.natural.BLOCK_SCORES", 1)
+    monkeypatch.setattr("guiderec.diffusion.natural.BLOCK_NUMBERS", 1)
     torch.testing.assert_close(added(x, table, [[3], [0], [5]], [[-1], [1], [1]], 1.0), whole)
     assert not whole[1].any()
 

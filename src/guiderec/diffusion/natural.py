@@ -41,8 +41,8 @@ from torch import Tensor
 from guiderec.config import Part
 from guiderec.errors import ConfigError
 
-BLOCK_SCORES = 2**25
-"""Scores that are held at a time, over rows: 128 MiB in single precision."""
+BLOCK_NUMBERS = 2**25
+"""Scores, or entries of nearest vectors, that are held at a time over rows: 128 MiB in single precision."""
 
 
 class NaturalGuidance(Part):
@@ -84,7 +84,7 @@ class NaturalGuidance(Part):
         asking = (items != 0).any(dim=1).nonzero()[:, 0]
         if scale == 0 or not len(asking):
             return found
-        size = max(1, BLOCK_SCORES // len(table))
+        size = max(1, BLOCK_NUMBERS // max(len(table), self.nearest * x.shape[1]))
         for rows in asking.split(size):  # type: ignore[no-untyped-call]
             found[rows] = scale * self._steps(x[rows], table, items[rows], akin[rows], signs[rows])
         return found
