@@ -7,9 +7,10 @@ A model is constructed from its `Config` and the number of items, knows one devi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,10 +23,12 @@ from guiderec.diffusion.interests import InterestDenoiser
 from guiderec.diffusion.objectives import Draw, distance, draw, softmax_against
 from guiderec.diffusion.samplers import walk
 from guiderec.errors import ConfigError
-from guiderec.nn.embedding import PositionEmbedding, item_embedding
+from guiderec.nn.attention import causal_mask
+from guiderec.nn.embedding import Counting, PositionEmbedding, item_embedding
 from guiderec.nn.history import LastStateEncoder
 from guiderec.nn.interests import with_start
 from guiderec.nn.sampling import items_outside
+from guiderec.nn.transformer import Norm, TransformerEncoder
 from guiderec.rng import Noise
 
 
@@ -180,6 +183,70 @@ class HistoryConditioned(EmbeddingRecommender):
 
     def item_vectors(self) -> Tensor:
         """(I + 1, D)."""
+        return self.items.weight
+
+
+class CausalConfig(ModelConfig):
+    """Options of a causal transformer over the history. The defaults suit short histories of sparse catalogues."""
+
+    dim: int = Field(128, ge=1)
+    """Width D of items, positions and states."""
+    layers: int = Field(2, ge=0)
+    """Number of blocks."""
+    heads: int = Field(2, ge=1)
+    """Number of attention heads; divides `dim`."""
+    expansion: int = Field(4, ge=1)
+    """Hidden width of the position-wise network in multiples of `dim`."""
+    dropout: float = Field(0.4, ge=0, lt=1)
+    """Probability of dropping an entry of the input, of the attention weights and of each residual branch."""
+    norm: Norm = "pre"
+    """Layer norm before each part of a block, or after each residual sum."""
+    counting: Counting = "from_start"
+    """Position 0 is the oldest item of the history, or the newest."""
+    max_length: int = Field(50, ge=1)
+    """Number of positions. Of a longer history the newest `max_length` items count."""
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        return self
+
+
+class CausalRecommender(EmbeddingRecommender):
+    """A causal transformer over the history, whose input table also ranks the items.
+
+    What SASRec and Guided SASRec share. `config` is a `CausalConfig`.
+
+    Initialisation: everything N(0, 0.02^2), biases 0, norms the identity.
+    """
+
+    def __init__(self, config: Any, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.items = item_embedding(n_items, config.dim)
+        self.positions = PositionEmbedding(config.max_length, config.dim, config.counting)
+        self.encoder = TransformerEncoder(
+            config.dim,
+            layers=config.layers,
+            heads=config.heads,
+            hidden=config.expansion * config.dim,
+            dropout=config.dropout,
+            norm=config.norm,
+        )
+
+    def states(self, history: Tensor) -> Tensor:
+        """(B, L, D) after every position of the histories (B, L); L is cut to `max_length`, the newest stay.
+
+        The state at padding is finite and depends on nothing: an empty history has a constant answer.
+        """
+        history = history[:, -self.config.max_length :]
+        mask = history != PADDING
+        x = self.items(history) + self.positions(mask)
+        states: Tensor = self.encoder(x * mask[..., None], causal_mask(mask))
+        return states
+
+    def item_vectors(self) -> Tensor:
+        """(I + 1, D) the table of the input."""
         return self.items.weight
 
 
