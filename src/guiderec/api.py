@@ -70,7 +70,7 @@ def fit(
     ConfigError
         For a recipe or option that does not exist, or a value that is impossible.
     DataError
-        For a folder that holds no prepared split.
+        For no data, and a folder that holds no prepared split.
     CheckpointError
         If `out` already holds a run.
     TrainingError

@@ -188,3 +188,11 @@ def test_a_fault_of_ours_keeps_its_traceback(cli: Cli, monkeypatch: pytest.Monke
     monkeypatch.setattr("guiderec.recipes.registry.recipes", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         cli("recipes")
+
+
+def test_what_is_trained_by_default_is_the_same_everywhere() -> None:
+    """The command names it again, because the help text may not load the library."""
+    from guiderec.api import DEFAULT_RECIPE
+
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    assert next(parameter.default for parameter in command.params if parameter.name == "recipe") == DEFAULT_RECIPE

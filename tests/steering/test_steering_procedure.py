@@ -8,6 +8,7 @@ import torch
 from steered_models import ITEMS, dataset, scores
 
 from guiderec.data.batch import Batch
+from guiderec.data.dataset import Dataset
 from guiderec.errors import ConfigError
 from guiderec.steering.procedure import (
     Category,
@@ -23,14 +24,18 @@ from guiderec.steering.procedure import (
 )
 
 
-def wishes(procedure: Dislikes | Likes) -> tuple[Batch, torch.Tensor, Wishes, Rule]:
+def asked() -> tuple[Dataset, Batch, torch.Tensor]:
+    """The data, its test rows as a batch, and their lists (20, I) without steering."""
     data = dataset()
-    index = np.arange(20)
-    history, target = data.test.windows(index, 4)
+    history, target = data.test.windows(np.arange(20), 4)
     batch = Batch(
         history=torch.from_numpy(history), key=torch.from_numpy(data.test.keys()), target=torch.from_numpy(target)
     )
-    listed = scores()[:, 1:].argsort(dim=1, descending=True) + 1
+    return data, batch, scores()[:, 1:].argsort(dim=1, descending=True) + 1
+
+
+def wishes(procedure: Dislikes | Likes) -> tuple[Batch, torch.Tensor, Wishes, Rule]:
+    data, batch, listed = asked()
     rule = Rule.of(procedure, data.train, data.vocabulary)
     return batch, listed, rule.wishes(batch, listed, batch.history), rule
 
@@ -124,13 +129,7 @@ def test_procedures_are_named_stored_and_parsed() -> None:
 
 def test_real_dislikes_are_the_best_placed_of_those_that_the_data_tell() -> None:
     """Wherever it stands in the list; never the target; rows without any have no wish."""
-    data = dataset()
-    index = np.arange(20)
-    history, target = data.test.windows(index, 4)
-    batch = Batch(
-        history=torch.from_numpy(history), key=torch.from_numpy(data.test.keys()), target=torch.from_numpy(target)
-    )
-    listed = scores()[:, 1:].argsort(dim=1, descending=True) + 1
+    data, batch, listed = asked()
     told = torch.from_numpy(np.random.default_rng(3).integers(1, ITEMS + 1, size=(20, 3)))
     told[4] = 0
     told[5, 1:] = 0

@@ -17,9 +17,8 @@ from guiderec.models.base import HistoryConditioned
 from guiderec.serving.feedback import Event
 from guiderec.serving.schema import CategoryWish, Item, ItemWish
 from guiderec.steering.groups import SEPARATOR, groups_of
+from guiderec.wishes import COLUMN
 
-CATEGORY = "category"
-"""Column of the items table: one name, or several with `|` between them."""
 FILES = ("model.json", "weights.safetensors", "items.parquet")
 
 
@@ -28,7 +27,7 @@ class Catalogue:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self._name, self._category = _column(vocabulary, "name"), _column(vocabulary, CATEGORY)
+        self._name, self._category = _column(vocabulary, "name"), _column(vocabulary, COLUMN)
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -54,7 +53,7 @@ class Catalogue:
         """Names with their numbers of items, largest first."""
         if self._category is None:
             return {}
-        groups = groups_of(self.vocabulary, CATEGORY)
+        groups = groups_of(self.vocabulary, COLUMN)
         sizes = groups.members.sum(axis=0).astype(int).tolist()
         return dict(sorted(zip(groups.names, sizes, strict=True), key=lambda pair: (-pair[1], pair[0])))
 
