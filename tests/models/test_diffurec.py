@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guiderec.errors import ConfigError
+from guiderec.models.aligndiff import AlignDiff
 from guiderec.models.diffurec import DiffuRec, DiffuRecConfig
 from guiderec.nn.buckets import by_length
 from guiderec.nn.time import sinusoid
@@ -173,3 +174,14 @@ def test_rows_in_several_buckets_are_rows_alone():
     together = model.user_vectors(query, NOISE)
     alone = torch.cat([model.user_vectors(query.rows(slice(row, row + 1)), NOISE) for row in range(24)])
     torch.testing.assert_close(alone, together)
+
+
+@pytest.mark.parametrize("name", ["diffurec", "aligndiff"])
+def test_items_begin_as_short_as_they_are_told(name: str) -> None:
+    """The deviation of the table, over 12,800 draws: within 3 % of what the options say, with padding at zero."""
+    recommender = {"diffurec": DiffuRec, "aligndiff": AlignDiff}[name]
+    torch.manual_seed(0)
+    options = {"name": name, "dim": 128, "layers": 1, "init_std": 0.1}
+    table = recommender(recommender.Config.from_plain(options), 100).item_vectors()
+    assert table[1:].std().item() == pytest.approx(0.1, rel=0.03)
+    assert not table[0].any()

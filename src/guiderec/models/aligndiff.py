@@ -46,7 +46,7 @@ from guiderec.diffusion.sequence import BoundSequenceDenoiser, SequenceDenoiser
 from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.attention import two_sided_mask
 from guiderec.nn.buckets import by_history
-from guiderec.nn.embedding import PositionEmbedding
+from guiderec.nn.embedding import PositionEmbedding, item_embedding
 from guiderec.nn.orthogonal import LevelAttention
 from guiderec.rng import Noise
 
@@ -75,6 +75,9 @@ class AlignDiffConfig(ModelConfig):
     """D, width of items and states."""
     max_length: int = Field(50, ge=1)
     """L, the longest history. Of a longer one the newest items count."""
+    init_std: float = Field(1.0, gt=0)
+    """Deviation of the initial items and positions. At 1, as published, the logits begin so large that it takes many
+    epochs to forget them."""
     layers: int = Field(4, ge=1)
     """Transformer blocks of the denoiser."""
     heads: int = Field(4, ge=1)
@@ -125,17 +128,19 @@ class AlignDiffConfig(ModelConfig):
 class AlignDiff(EmbeddingRecommender):
     """Reconstructs the target from a gated history; samples it with guidance and corrections.
 
-    Initialisation: items and positions N(0, 1); the parts as in `nn/orthogonal.py`, `diffusion/sequence.py` and
-    `diffusion/energy.py`.
+    Initialisation: items and positions N(0, init_std^2); the parts as in `nn/orthogonal.py`, `diffusion/sequence.py`
+    and `diffusion/energy.py`.
     """
 
     Config: ClassVar[type[ModelConfig]] = AlignDiffConfig
 
     def __init__(self, config: AlignDiffConfig, n_items: int) -> None:
         super().__init__(config, n_items)
-        self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=PADDING)
+        self.items = item_embedding(n_items, config.dim, config.init_std)
         self.positions = (
-            PositionEmbedding(config.max_length, config.dim, "from_end", std=1.0) if config.positions else None
+            PositionEmbedding(config.max_length, config.dim, "from_end", std=config.init_std)
+            if config.positions
+            else None
         )
         self.item_dropout = nn.Dropout(config.embedding_dropout)
         self.item_norm = nn.LayerNorm(config.dim)

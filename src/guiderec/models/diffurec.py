@@ -46,6 +46,9 @@ class DiffuRecConfig(ModelConfig):
     """D, width of items and states."""
     max_length: int = Field(50, ge=1)
     """L, the longest history. Of a longer one the newest items count."""
+    init_std: float = Field(1.0, gt=0)
+    """Deviation of the initial items and positions. At 1, as published, the logits begin so large that it takes many
+    epochs to forget them."""
     layers: int = Field(4, ge=1)
     """Transformer blocks of the approximator."""
     heads: int = Field(4, ge=1)
@@ -83,7 +86,7 @@ class DiffuRecConfig(ModelConfig):
 class DiffuRec(EmbeddingRecommender):
     """Reconstructs the target from a history into which the noised target is mixed; samples it from noise.
 
-    Initialisation: items and positions N(0, 1); the denoiser as in `diffusion/sequence.py`.
+    Initialisation: items and positions N(0, init_std^2); the denoiser as in `diffusion/sequence.py`.
     """
 
     Config: ClassVar[type[ModelConfig]] = DiffuRecConfig
@@ -91,8 +94,12 @@ class DiffuRec(EmbeddingRecommender):
     def __init__(self, config: DiffuRecConfig, n_items: int) -> None:
         super().__init__(config, n_items)
         self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=PADDING if config.padding == "masked" else None)
+        with torch.no_grad():
+            self.items.weight.mul_(config.init_std)
         self.positions = (
-            PositionEmbedding(config.max_length, config.dim, "from_end", std=1.0) if config.positions else None
+            PositionEmbedding(config.max_length, config.dim, "from_end", std=config.init_std)
+            if config.positions
+            else None
         )
         self.item_dropout = nn.Dropout(config.embedding_dropout)
         self.item_norm = nn.LayerNorm(config.dim)
