@@ -37,7 +37,7 @@ from guiderec.recipes import run as runs
 from guiderec.training.record import collect, read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when loaded as a module
-from studies import STUDIES, FromLog, Run, Study
+from studies import STUDIES, FromLog, Part, Run, Study
 
 HERE = Path(__file__).parent
 
@@ -176,24 +176,25 @@ def main() -> None:
         dataset = dataset_for(study, arguments.data, seed)
         for name, run in study.runs.items():
             record = HERE / arguments.study / f"{name}-seed{seed}.json"
-            if arguments.only in (None, name) and not _complete(record, run):
-                carry_out(run, dataset, arguments.runs / arguments.study / f"{name}-seed{seed}", record, seed)
+            if arguments.only in (None, name) and not _complete(record, run, study.parts):
+                folder = arguments.runs / arguments.study / f"{name}-seed{seed}"
+                carry_out(run, dataset, study.parts, folder, record, seed)
 
 
-def _complete(record: Path, run: Run) -> bool:
+def _complete(record: Path, run: Run, parts: Sequence[str]) -> bool:
     """Whether a record has all that the study asks of a run now."""
     if not record.exists():
         return False
     found = read_json(record).get("evaluation", {})
-    wanted = {f"{part}-{label}" for part in ("valid", "test") for label in run.readings}
+    wanted = {f"{part}-{label}" for part in parts for label in run.readings}
     return wanted <= set(found) and (not run.interests or "interests" in found["test"])
 
 
-def carry_out(run: Run, dataset: Dataset, folder: Path, record: Path, seed: int) -> None:
+def carry_out(run: Run, dataset: Dataset, parts: Sequence[Part], folder: Path, record: Path, seed: int) -> None:
     """Train, or go on training, in `folder`; evaluate what was not evaluated yet; write the record."""
     outcome = runs.train(configure(run.recipe, dict(run.options), seed), dataset, folder, resume=True, progress=False)
     found = collect(folder).get("evaluation", {})
-    for part in ("valid", "test"):
+    for part in parts:
         interests = run.interests and part == "test"
         if part not in found or (interests and "interests" not in found[part]):
             runs.evaluate(folder, dataset, part, interests=interests)

@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "steering-results.md"
-STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 8.0)
+STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 8.0)
 """Fine where similarity acts, coarse where guidance does."""
 
 sys.path.insert(0, str(HERE))  # also when loaded as a module
@@ -39,6 +39,7 @@ RIVALS = {
     "classifier-free": "classifier-free guidance, told nothing",
     "filter": "filter: the disliked item",
     "filter-group": "filter: its neighbours too",
+    "oracle": "oracle: filter, and a penalty on exactly its neighbours",
 }
 SHOWN: Mapping[str, tuple[float | None, ...]] = {
     "unsteered": (None,),
@@ -49,6 +50,7 @@ SHOWN: Mapping[str, tuple[float | None, ...]] = {
     "classifier-free": (2.0, 8.0),
     "filter": (None,),
     "filter-group": (None,),
+    "oracle": (0.2, 0.5, 1.0),
 }
 """Points of the page; the records have all."""
 MEASURES = ("listed", "exposure", "shift", "overlap", "recall@10")

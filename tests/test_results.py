@@ -352,15 +352,15 @@ def test_a_record_is_whole_when_it_has_all_readings_and_the_interests(tmp_path: 
     for label in run.readings:
         content["evaluation"][f"valid-{label}"] = evaluation(0.01)
     path = tmp_path / "adigrec-seed0.json"
-    assert not reproduce._complete(path, run)
+    assert not reproduce._complete(path, run, ("valid", "test"))
     path.write_text(json.dumps(content))
-    assert not reproduce._complete(path, run)
+    assert not reproduce._complete(path, run, ("valid", "test"))
     content["evaluation"]["test"]["interests"] = {"k": 20}
     path.write_text(json.dumps(content))
-    assert reproduce._complete(path, run)
+    assert reproduce._complete(path, run, ("valid", "test"))
     del content["evaluation"]["valid-ddim-5"]
     path.write_text(json.dumps(content))
-    assert not reproduce._complete(path, run)
+    assert not reproduce._complete(path, run, ("valid", "test"))
 
 
 def test_a_study_of_some_seeds_is_compared_over_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

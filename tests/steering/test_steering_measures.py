@@ -79,6 +79,12 @@ def test_every_measure_agrees_with_a_slow_reading(what, whole: bool, seen) -> No
         gone = filters.get(line["rival"], set())
         fall = (line["strength"] or 0) if line["rival"].startswith("steering") else 0
         after = [-math.inf if j in gone else s - fall * (j in told) for j, s in enumerate(base)]
+        if line["rival"] == "oracle":
+            deviation = statistics.pstdev(s for s in base[1:] if math.isfinite(s))
+            after = [
+                -math.inf if j == anchor else s - line["strength"] * deviation * (j in group)
+                for j, s in enumerate(base)
+            ]
         if line["rival"] == "similarity-co-occurrence":
             continue
         expected = slow_row(base, after, target, anchor, group, {anchor}, hidden)
@@ -86,7 +92,7 @@ def test_every_measure_agrees_with_a_slow_reading(what, whole: bool, seen) -> No
         for name, value in expected.items():
             assert line[name] == (value if value is None else pytest.approx(value)), (name, line)
         compared += 1
-    assert compared == 20 * (1 + 2 * len(STRENGTHS) + 2)
+    assert compared == 20 * (1 + 3 * len(STRENGTHS) + 2)
 
 
 @pytest.mark.parametrize("likes", [False, True])
@@ -99,7 +105,12 @@ def test_similarity_agrees_with_a_slow_reading(likes: bool) -> None:
     near = procedure.neighbours(data.train, data.vocabulary)
     found = run(model, data, procedure)
     assert found.rows["rival"].unique().sort().to_list() == sorted(
-        [UNSTEERED, "similarity-vectors", "similarity-co-occurrence", *([] if likes else ["filter", "filter-group"])]
+        [
+            UNSTEERED,
+            "similarity-vectors",
+            "similarity-co-occurrence",
+            *([] if likes else ["filter", "filter-group", "oracle"]),
+        ]
     )
     for line in found.rows.filter(pl.col("rival").str.starts_with("similarity")).iter_rows(named=True):
         base = (model.users[line["row"]] @ model.items.T).tolist()
@@ -135,7 +146,7 @@ def test_strength_0_is_exactly_the_unsteered_list(procedure) -> None:
         off = rows.filter(pl.col("strength") == 0.0).partition_by("rival")
         assert len(off) >= 2
         for each in off:
-            expected = filtered if each["rival"][0] == "steering-and-filter" else before
+            expected = filtered if each["rival"][0] in ("steering-and-filter", "oracle") else before
             assert each.drop("rival", "strength").equals(expected)
         assert (before["shift"].drop_nulls() == 0).all()
         assert (before["overlap"].drop_nulls() == 1).all()

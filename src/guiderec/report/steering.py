@@ -18,6 +18,7 @@ RIVALS = {
     "filter": "filter: the named",
     "filter-group": "filter: the whole group",
     "steering-and-filter": "own steering and filter",
+    "oracle": "oracle: exactly the group",
 }
 """What rivals are called, in the order in which they are shown."""
 

@@ -9,8 +9,11 @@ similarity         s - w std(s) z(similarity to the condition)  for dislikes, + 
                    Similarity is the mean cosine of the model's item vectors, or the mean co-occurrence.
 filter             what is named does not compete; nothing else changes
 filter-group       what is named and all that the procedure looks at does not compete: what bluntness costs
+oracle             what is named does not compete, and w std(s) is taken from exactly the group whose exposure will be
+                   measured: no rival, but what that exposure costs at least where the target is a member as often
+                   as it is
 
-At strength 0 all but the filters, which have no strength, give the unsteered scores exactly. The co-occurrence that
+At strength 0 all but those that remove what is named give the unsteered scores exactly. The co-occurrence that
 `similarity` subtracts may be the very one that the procedure takes its neighbours from: that rival is told the answer.
 """
 
@@ -177,17 +180,36 @@ class Filter:
         return lambda _: situation.scores.scatter(1, wishes.named, -torch.inf)
 
 
-def shifted(situation: Situation, similarity: Tensor) -> Steered:
-    """S - w std(s) z(similarity) for dislikes and + for likes, over the items 1..I; `similarity` is (B, I + 1)."""
-    scores, among = situation.scores, similarity[:, 1:]
-    made = torch.isfinite(scores[:, 1:])  # -inf: not generated
+@dataclass(frozen=True)
+class GroupPenalty:
+    """Told which items will be looked at, and touches no others."""
+
+    name: str = "oracle"
+    has_strength: ClassVar[bool] = True
+
+    def __call__(self, situation: Situation) -> Steered:
+        """S - w std(s) for the group, -inf for the named; std over the finite scores 1..I of a row."""
+        scores, wishes = situation.scores, situation.wishes
+        penalty = spread(scores) * wishes.group
+        filtered = scores.scatter(1, wishes.named, -torch.inf)
+        return lambda strength: filtered - strength * penalty
+
+
+def spread(scores: Tensor) -> Tensor:
+    """(B, 1) standard deviation of each row of scores (B, I + 1) over the items 1..I that were generated, not -inf."""
+    made = torch.isfinite(scores[:, 1:])
     known = torch.where(made, scores[:, 1:], 0.0)
     n = made.sum(dim=1, keepdim=True).clamp(min=1)
     mean = known.sum(dim=1, keepdim=True) / n
-    spread = (torch.where(made, known - mean, 0.0).square().sum(dim=1, keepdim=True) / n).sqrt()
+    return (torch.where(made, known - mean, 0.0).square().sum(dim=1, keepdim=True) / n).sqrt()
+
+
+def shifted(situation: Situation, similarity: Tensor) -> Steered:
+    """S - w std(s) z(similarity) for dislikes and + for likes, over the items 1..I; `similarity` is (B, I + 1)."""
+    scores, among = situation.scores, similarity[:, 1:]
     deviation = among.std(dim=1, correction=0, keepdim=True)
     z = (similarity - among.mean(dim=1, keepdim=True)) / torch.where(deviation > 0, deviation, 1.0)
-    direction = z * (spread if situation.feedback == "likes" else -spread)
+    direction = z * spread(scores) * (1 if situation.feedback == "likes" else -1)
     return lambda strength: scores + strength * direction
 
 
@@ -210,5 +232,5 @@ def rivals(
         found.append(VectorSimilarity(model))
     found.append(NeighbourSimilarity(neighbours))
     if feedback == "dislikes":
-        found += [Filter(), Filter(whole_group=True)]
+        found += [Filter(), Filter(whole_group=True), GroupPenalty()]
     return found
