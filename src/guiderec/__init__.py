@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         DataError,
         GuideRecError,
         NotFittedError,
+        ScoreError,
         TrainingError,
     )
     from guiderec.model import Model
@@ -50,6 +51,7 @@ _HOMES = {
     "DataError": "errors",
     "GuideRecError": "errors",
     "NotFittedError": "errors",
+    "ScoreError": "errors",
     "TrainingError": "errors",
     "Model": "model",
     "Experiment": "recipes.experiment",
@@ -72,6 +74,7 @@ __all__ = [
     "LeaveOneOut",
     "Model",
     "NotFittedError",
+    "ScoreError",
     "SessionSplit",
     "TrainingError",
     "UserSplit",

@@ -30,17 +30,13 @@ from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import Batch
-from guiderec.diffusion.generation import Generation
-from guiderec.diffusion.interests import Form
-from guiderec.diffusion.schedule import Exponential, ScheduleConfig
-from guiderec.diffusion.sphere import SphereConfig, StatesOnSphere
-from guiderec.models.base import InterestConditioned, InterestGuidance, ModelConfig
+from guiderec.models.base import InterestConditioned, InterestConfig, InterestGuidance, ModelConfig
 from guiderec.nn.attention import causal_mask
 from guiderec.nn.interests import SelfAttentiveInterests, best_interest, covariance_penalty, index_of_best
 from guiderec.nn.transformer import TransformerEncoder
@@ -103,47 +99,16 @@ class Both(Part):
         return self.interests + (self.combine == "concat_k"), dim * (1 + (self.combine == "concat"))
 
 
-class ADIGRecConfig(ModelConfig):
+class ADIGRecConfig(InterestConfig):
     """Options of ADIGRec. Defaults are the paper's for YooChoose and KuaiRec."""
 
     name: Literal["adigrec"] = "adigrec"
-    dim: int = Field(64, ge=2, multiple_of=2)
-    """D, width of items, interests and states."""
-    max_length: int = Field(10, ge=1)
-    """L, the longest history. Of a longer one the newest items count."""
-    init_std: float = Field(1.0, gt=0)
-    """Deviation of the initial items and positions. At 1 an item is as long as the noise, sqrt(D)."""
     guidance: Annotated[Interests | Dynamic | Both, Field(discriminator="name")] = Both()
     """Where G comes from."""
     insertion: bool = True
     """True: AI2M, the guidance is also inserted into x_t by attention. False is the ablation without it."""
-    form: Form = "joined"
-    """What f reads of G: all rows, or one for each of several predictions."""
-    sphere: SphereConfig = StatesOnSphere()
-    """What has length 1: x_t ("paper"), items and predictions too ("full"), nothing ("off")."""
-    noise_scale: Literal[1, "1/sqrt(d)"] = 1
-    """Deviation of the noise: literally 1, where its length is sqrt(D); or its expected length is 1, as an item's under
-    `sphere.name=full`."""
-    negatives: int = Field(10, ge=1)
-    """Negatives per row, drawn uniformly, which L_G1 and L_ssm share."""
-    reconstruction: float = Field(0.1, ge=0)
-    """lambda_1, weight of L_simple."""
-    retrieval: float = Field(1.0, ge=0)
-    """lambda_2, weight of L_ssm. The paper has 1 for YooChoose and KuaiRec, 0.01 for Zhihu."""
     covariance: float = Field(1.0, ge=0)
     """Weight of L_reg; printed without one. 0 is the ablation without it, and all that `guidance.name=g2` allows."""
-    schedule: ScheduleConfig = Exponential(steps=200)
-    """Noise schedule and number of diffusion steps T. The paper searches T in 50..2000: linear betas of 1e-4 to 0.02
-    would leave 0.60 of the variance at T = 50, while this schedule leaves 0.006 at every T."""
-    generation: Generation = Generation(sampler="ddpm", steps=None, start="noise")
-    """Sampler and its steps. There is no closed form of the mean over the noise, so start must be "noise"."""
-
-    @field_validator("generation")
-    @classmethod
-    def _starts_from_noise(cls, generation: Generation) -> Generation:
-        if generation.start != "noise":
-            raise ValueError('start must be "noise": neither the sphere nor AI2M is affine, the mean is not known')
-        return generation
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ADIGRecConfig:

@@ -7,10 +7,10 @@ A model is constructed from its `Config` and the number of items, knows one devi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,10 +18,12 @@ from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
 from guiderec.data.sequences import Sequences
 from guiderec.diffusion.denoisers import DENOISERS
-from guiderec.diffusion.generation import Generator, step_noise
-from guiderec.diffusion.interests import InterestDenoiser
+from guiderec.diffusion.generation import Generation, Generator, step_noise
+from guiderec.diffusion.interests import Form, InterestDenoiser
 from guiderec.diffusion.objectives import Draw, distance, draw, softmax_against
 from guiderec.diffusion.samplers import walk
+from guiderec.diffusion.schedule import Exponential, ScheduleConfig
+from guiderec.diffusion.sphere import SphereConfig, StatesOnSphere
 from guiderec.errors import ConfigError
 from guiderec.nn.attention import causal_mask
 from guiderec.nn.embedding import Counting, PositionEmbedding, item_embedding
@@ -276,17 +278,54 @@ class Looked(NamedTuple):
     """(B, N) False where a row already has every item, so that nothing could be drawn."""
 
 
+class InterestConfig(ModelConfig):
+    """Options of a diffusion under several rows of guidance, on the sphere or off it."""
+
+    dim: int = Field(64, ge=2, multiple_of=2)
+    """D, width of items, interests and states."""
+    max_length: int = Field(10, ge=1)
+    """L, the longest history. Of a longer one the newest items count."""
+    init_std: float = Field(1.0, gt=0)
+    """Deviation of the initial items and positions. At 1 an item is as long as the noise, sqrt(D)."""
+    form: Form = "joined"
+    """What f reads of the guidance: all rows, or one for each of several predictions."""
+    sphere: SphereConfig = StatesOnSphere()
+    """What has length 1: x_t ("paper", as ADIGRec prints it), items and predictions too ("full"), nothing ("off")."""
+    noise_scale: Literal[1, "1/sqrt(d)"] = 1
+    """Deviation of the noise: literally 1, where its length is sqrt(D); or its expected length is 1, as an item's under
+    `sphere.name=full`."""
+    negatives: int = Field(10, ge=1)
+    """Negatives per row, drawn uniformly, which both softmax losses share."""
+    reconstruction: float = Field(0.1, ge=0)
+    """Weight of the squared error (ADIGRec's lambda_1)."""
+    retrieval: float = Field(1.0, ge=0)
+    """Weight of the sampled softmax of x0_hat (ADIGRec's lambda_2). Its paper has 1 for YooChoose and KuaiRec, 0.01 for
+    Zhihu."""
+    schedule: ScheduleConfig = Exponential(steps=200)
+    """Noise schedule and number of diffusion steps T; this one ends near the same alpha_bar for every T. ADIGRec's
+    paper searches T in 50..2000: linear betas of 1e-4 to 0.02 would leave 0.60 of the variance at T = 50, this one
+    0.006."""
+    generation: Generation = Generation(sampler="ddpm", steps=None, start="noise")
+    """Sampler and its steps. There is no closed form of the mean over the noise, so start must be "noise"."""
+
+    @field_validator("generation")
+    @classmethod
+    def _starts_from_noise(cls, generation: Generation) -> Generation:
+        if generation.start != "noise":
+            raise ValueError('start must be "noise": the sphere is not affine, the mean over the noise is not known')
+        return generation
+
+
 class InterestConditioned(EmbeddingRecommender):
     """Generates the embedding of the next item under several rows of guidance, by a chain that may lie on a sphere.
 
-    What DimeRec and ADIGRec share. Where guidance comes from, and the losses, stand in their files. `config` has dim,
-    max_length, init_std, negatives, schedule, sphere, noise_scale, form and generation.
+    What DimeRec and ADIGRec share. Where guidance comes from, and the losses, stand in their files.
 
     Initialisation: items (I + 1, D), positions (L, D) and the start vector (D,) N(0, init_std^2); the denoiser as in
     `diffusion/interests.py`.
     """
 
-    def __init__(self, config: Any, n_items: int, *, rows: int, width: int, insertion: bool) -> None:
+    def __init__(self, config: InterestConfig, n_items: int, *, rows: int, width: int, insertion: bool) -> None:
         super().__init__(config, n_items)
         self.items = item_embedding(n_items, config.dim, config.init_std)
         self.positions = PositionEmbedding(config.max_length, config.dim, std=config.init_std)

@@ -23,58 +23,24 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from guiderec.data.batch import Batch
-from guiderec.diffusion.generation import Generation
-from guiderec.diffusion.interests import Form
-from guiderec.diffusion.schedule import Exponential, ScheduleConfig
-from guiderec.diffusion.sphere import SphereConfig, StatesOnSphere
-from guiderec.models.base import InterestConditioned, InterestGuidance, ModelConfig
+from guiderec.models.base import InterestConditioned, InterestConfig, InterestGuidance, ModelConfig
 from guiderec.nn.interests import SelfAttentiveInterests, best_interest, covariance_penalty, index_of_best
 from guiderec.rng import Noise
 
 
-class DimeRecConfig(ModelConfig):
+class DimeRecConfig(InterestConfig):
     """Options of DimeRec. Defaults are those of ADIGRec's comparison for YooChoose and KuaiRec."""
 
     name: Literal["dimerec"] = "dimerec"
-    dim: int = Field(64, ge=2, multiple_of=2)
-    """D, width of items, interests and states."""
-    max_length: int = Field(10, ge=1)
-    """L, the longest history. Of a longer one the newest items count."""
-    init_std: float = Field(1.0, gt=0)
-    """Deviation of the initial items and positions. At 1 an item is as long as the noise, sqrt(D)."""
     interests: int = Field(4, ge=1)
     """K."""
-    form: Form = "joined"
-    """What f reads of the interests: all of them, or one for each of several predictions."""
-    sphere: SphereConfig = StatesOnSphere()
-    """What has length 1: x_t ("paper", as ADIGRec prints it), items and predictions too ("full"), nothing ("off")."""
-    noise_scale: Literal[1, "1/sqrt(d)"] = 1
-    """Deviation of the noise: literally 1, where its length is sqrt(D); or its expected length is 1, as an item's under
-    `sphere.name=full`."""
-    negatives: int = Field(10, ge=1)
-    """Negatives per row, drawn uniformly, which both softmax losses share."""
-    reconstruction: float = Field(0.1, ge=0)
-    """Weight of the squared error."""
-    retrieval: float = Field(1.0, ge=0)
-    """Weight of the sampled softmax of x0_hat. ADIGRec's comparison has 0.01 for Zhihu."""
     covariance: float = Field(0.0, ge=0)
     """Weight of ADIGRec's L_reg; 0 is DimeRec."""
-    schedule: ScheduleConfig = Exponential(steps=200)
-    """Noise schedule and number of diffusion steps T; this one ends near the same alpha_bar for every T."""
-    generation: Generation = Generation(sampler="ddpm", steps=None, start="noise")
-    """Sampler and its steps. There is no closed form of the mean over the noise, so start must be "noise"."""
-
-    @field_validator("generation")
-    @classmethod
-    def _starts_from_noise(cls, generation: Generation) -> Generation:
-        if generation.start != "noise":
-            raise ValueError('start must be "noise": the sphere is not affine, the mean is not known')
-        return generation
 
 
 class DimeRec(InterestConditioned):
