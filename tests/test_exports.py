@@ -34,6 +34,7 @@ PUBLIC = {
     "ConfigError",
     "CheckpointError",
     "TrainingError",
+    "ScoreError",
     "NotFittedError",
 }
 
