@@ -339,7 +339,7 @@ STUDIES: dict[str, Study] = {
                     "diffrec": {
                         "model.hidden": [200],
                         "training.learning_rate": 1e-3,
-                        "training.epochs": 15,
+                        "training.epochs": 60,
                         "training.patience": 2,
                     },
                     "diffurec": {
