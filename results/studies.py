@@ -146,6 +146,8 @@ def _leave_one_out(data_set: str) -> dict[str, Run]:
             "AlignDiff without energy function", f"aligndiff:{data_set}_without_en", published="AlignDiff w/o EN"
         ),
     }
+    untrained = {"metrics": [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]}
+    runs.update({name: replace(runs[name], options=untrained) for name in ("popularity", "markov")})
     runs["cadirec"] = runs["cadirec"].with_options(training__epochs=30, training__patience=5)
     slow = {name: run for name, run in runs.items() if name.startswith(("diffurec", "aligndiff"))}
     return {**runs, **{name: replace(run, options=FEW_EPOCHS) for name, run in slow.items()}}
