@@ -167,6 +167,8 @@ UNTRAINED: Options = {
 }
 """What makes the recipes without training comparable with the others on sessions."""
 
+DREAMREC_ON_SESSIONS: Options = {"training.epochs": 24, "training.validate_every_epochs": 2, "training.patience": 3}
+
 SHORT_ITEMS: Options = {
     "model.init_std": 0.1,
     "validation_rows": 4000,
@@ -350,7 +352,7 @@ STUDIES: dict[str, Study] = {
                         "training.epochs": 6,
                         "training.patience": 2,
                     },
-                    "dreamrec": {"training.epochs": 24, "training.validate_every_epochs": 2, "training.patience": 3},
+                    "dreamrec": DREAMREC_ON_SESSIONS,
                     "dimerec": SHORT_ITEMS,
                     "adigrec": SHORT_ITEMS,
                 },
@@ -388,7 +390,7 @@ STUDIES: dict[str, Study] = {
                 "popularity": UNTRAINED,
                 "markov": UNTRAINED,
                 "sasrec": PART_OF_THE_ROWS,
-                "dreamrec": PART_OF_THE_ROWS,
+                "dreamrec": {**PART_OF_THE_ROWS, **DREAMREC_ON_SESSIONS},
                 "dimerec": {**SHORT_ITEMS, **PART_OF_THE_ROWS},
                 "adigrec": {**SHORT_ITEMS, **PART_OF_THE_ROWS},
             },
