@@ -278,6 +278,21 @@ STUDIES: dict[str, Study] = {
             ).with_options(training__epochs=8)  # six times as many rows as the protocol has
         },
     ),
+    "beauty-two-sided": Study(
+        "Beauty, user split: SteerRec with its negative prediction tied to its negatives, width 1024",
+        USER_SPLIT,
+        {
+            "steerrec-two-sided": replace(
+                WIDE_STEERREC,
+                title="SteerRec with two-sided alignment",
+                recipe="steerrec:beauty_two_sided",
+                published=None,
+                readings={},
+            )
+        },
+        against="steerrec-two-sided",
+        joined_by=("beauty-d1024",),
+    ),
     "beauty-guided": Study(
         "Beauty, user split: Guided SASRec",
         USER_SPLIT,
