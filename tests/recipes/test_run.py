@@ -147,7 +147,7 @@ def test_windows_train_a_causal_model_on_every_item(data):
 
 
 def test_a_sample_of_validation_rows_is_the_same_for_every_seed(data):
-    whole, _ = runs.validation_rows(configure("sasrec:demo", {"validation_rows": 10_000}, 0), data)
+    whole, *_ = runs.validation_rows(configure("sasrec:demo", {"validation_rows": 10_000}, 0), data)
     assert whole is data.valid
     candidates = {"valid": np.arange(2 * len(data.valid)).reshape(-1, 2)}
     few = [

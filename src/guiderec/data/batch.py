@@ -70,6 +70,8 @@ class Batch(Query):
 
     target: Tensor
     """(B,) int64 in 1..I, the item that followed the history."""
+    negatives: Tensor | None = None
+    """(B, N) int64, padded with 0: in training, what was shown together with the target and passed over."""
 
     @property
     def next_items(self) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from guiderec.data.sequences import Ids, Rows
+from guiderec.data.sequences import Ids, ItemLists, Rows
 from guiderec.errors import DataError, nearest
 
 RawId = str | int
@@ -110,6 +110,11 @@ class Dataset:
     dislikes: dict[str, Ids] | None = None
     """Per part (`valid`, `test`): (R, K) items that the user of each row really disliked, padded with 0; see
     `guiderec.data.dislikes`. None: the data do not tell."""
+    shown: dict[str, ItemLists] | None = None
+    """Per part: all that was shown when the last item of each sequence was taken, it included; see
+    `guiderec.data.impressions`. None: the data do not tell."""
+    unclicked: dict[str, ItemLists] | None = None
+    """Per part: what of it was passed over. Of an evaluation row this knows the answer."""
     filters: tuple[dict[str, Any], ...] = ()
     """Plain data of the filters that the log went through before it was split, in order."""
     users: pl.Series | None = None
@@ -121,6 +126,7 @@ class Dataset:
 
         Per part, one line per sequence with a target: the raw ids up to its last target, joined by tabs, then the
         positions of its targets; lines sorted, so that neither the numbering of items nor the order of users counts.
+        Where the data tell what was shown with a target, the line goes on with what of it was passed over.
         """
         names = np.array(["", *map(str, self.vocabulary.raw)], dtype=object)
         digest = hashlib.sha256()
@@ -129,7 +135,10 @@ class Dataset:
             order = np.lexsort((rows.position, rows.sequence))
             ends = np.flatnonzero(np.diff(rows.sequence[order])) + 1
             lines = [
-                "\t".join(names[rows.sequences[s][: positions[-1] + 1]]) + "|" + ",".join(map(str, positions))
+                "\t".join(names[rows.sequences[s][: positions[-1] + 1]])
+                + "|"
+                + ",".join(map(str, positions))
+                + ("" if self.unclicked is None else "|" + "\t".join(sorted(names[self.unclicked[name][s]])))
                 for s, positions in zip(np.unique(rows.sequence), np.split(rows.position[order], ends), strict=True)
             ]
             digest.update("\n".join([name, *sorted(lines), ""]).encode())

@@ -113,7 +113,13 @@ def target_in_history(dataset: Dataset) -> Iterable[Finding]:
 def event_in_two_parts(dataset: Dataset) -> Iterable[Finding]:
     """Users, sessions or events that two parts share, according to what the protocol divides."""
     divides = protocol_from_plain(dataset.protocol).divides
-    check = {"users": _shared_users, "sessions": _shared_sessions, "events": _shared_events}[divides]
+    checks: dict[str, Callable[[Dataset], Iterable[Finding]]] = {
+        "users": _shared_users,
+        "sessions": _shared_sessions,
+        "events": _shared_events,
+        "impressions": _shared_sessions,  # a row is a sequence of its own
+    }
+    check = checks[divides]
     findings = list(check(dataset))
     yield from findings
     if not findings:
@@ -268,7 +274,8 @@ def _shared_sessions(dataset: Dataset) -> Iterable[Finding]:
     for one, a, other, b in _pairs(dataset):
         shared = _session_names(a.sequences) & _session_names(b.sequences)
         if shared:
-            text = f"sessions are in {one} and in {other}, of the same user and with the same items and times."
+            what = protocol_from_plain(dataset.protocol).divides
+            text = f"{what} are in {one} and in {other}, of the same user and with the same items and times."
             yield Finding("event-in-two-parts", other, "failure", len(shared), len(b.sequences), text)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from guiderec.data.batch import Batch
-from guiderec.data.sequences import Ids, Rows
+from guiderec.data.sequences import Ids, ItemLists, Rows
 from guiderec.errors import ConfigError, DataError
 from guiderec.rng import numpy_generator
 
@@ -45,6 +45,8 @@ class Loader:
     """False: rows in their own order, in every epoch."""
     rows_per_epoch: int | None = None
     """Rows of an epoch, drawn anew for each, where there are more; None: all."""
+    negatives: ItemLists | None = None
+    """What was shown together with the last item of each sequence of the rows and passed over (`Batch.negatives`)."""
     rank: int = 0
     """This process, 0..world - 1."""
     world: int = 1
@@ -58,6 +60,10 @@ class Loader:
             raise ConfigError(
                 f"Loader: 'rows_per_epoch' = {self.rows_per_epoch}: must be at least 1, and needs shuffle = True.",
                 hint="without shuffling every epoch would have the same rows",
+            )
+        if self.negatives is not None and len(self.negatives) != len(self.rows.sequences):
+            raise DataError(
+                f"Loader: negatives for {len(self.negatives):,} sequences, and there are {len(self.rows.sequences):,}."
             )
         if not 0 <= self.rank < self.world:
             raise ConfigError(f"Loader: 'rank' = {self.rank}: must be in 0..{self.world - 1}.")
@@ -103,7 +109,14 @@ class Loader:
             history=torch.from_numpy(history),
             key=torch.from_numpy(self._keys[index]),
             target=torch.from_numpy(target),
+            negatives=None if self.negatives is None else torch.from_numpy(self._passed_over(self.negatives, index)),
         )
+
+    def _passed_over(self, negatives: ItemLists, index: Ids) -> Ids:
+        """(B, N) negatives of the rows `index`; none for rows whose target is not the last item of its sequence."""
+        sequence, position = self.rows.sequence[index], self.rows.position[index]
+        is_last = position == self.rows.sequences.lengths[sequence] - 1
+        return negatives.padded(sequence) * is_last[:, None]
 
     def weight(self, step: int) -> float:
         """Share of the global batch `step` that is this process's, times the number of processes; 1 for equal shares.

@@ -4,6 +4,7 @@ A prepared split is a folder of Parquet files with raw ids, oldest item first:
 
     sequences.parquet               user, items [, times]                       leave-one-out
     {train,valid,test}.parquet      user, items [, times] [, first_target]      all other protocols
+                                    [, unclicked, shown]                        impressions
     items.parquet                   item [, name, category, ...]                the catalogue (here or one folder up)
     split.json                      protocol, fingerprint, format version       written by `save`; optional
 
@@ -21,6 +22,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +30,10 @@ import numpy as np
 import polars as pl
 
 from guiderec.data.dataset import Dataset, Fingerprint, Vocabulary
+from guiderec.data.impressions import with_shown
 from guiderec.data.interactions import encode
 from guiderec.data.protocols import (
+    ImpressionSplit,
     LeaveOneOut,
     Parts,
     Protocol,
@@ -40,7 +44,7 @@ from guiderec.data.protocols import (
     protocol_from_plain,
     rows_from,
 )
-from guiderec.data.sequences import Ids, Rows, Sequences
+from guiderec.data.sequences import Ids, ItemLists, Rows, Sequences
 from guiderec.errors import DataError
 
 FORMAT_VERSION = 1
@@ -108,6 +112,8 @@ def load(path: str | Path, *, training_rows: TrainingRows | None = None, max_ite
     if max_items is None:
         _check_fingerprint(folder, record, dataset.fingerprint)
     dataset = replace(dataset, filters=tuple(record.get("filters", ())))
+    if isinstance(protocol, ImpressionSplit):
+        dataset = _with_shown(dataset, frames, folder)
     told = folder / DISLIKES
     return replace(dataset, dislikes=_read_dislikes(dataset, told)) if told.exists() else dataset
 
@@ -183,10 +189,10 @@ def with_items(dataset: Dataset, file: str | Path, *, id_column: str = "item") -
 
 
 def full_sequences(dataset: Dataset) -> Sequences:
-    """All events of a split as one sequence per user. Raises DataError for a split of sessions."""
+    """All events of a split as one sequence per user. Raises DataError for a split of sessions or impressions."""
     protocol = protocol_from_plain(dataset.protocol)
-    if protocol.divides == "sessions":
-        raise DataError(f"{dataset.name} divides sessions, which have no user to divide anew.")
+    if protocol.divides in ("sessions", "impressions"):
+        raise DataError(f"{dataset.name} divides {protocol.divides}, which have no user to divide anew.")
     if protocol.divides == "events":
         return dataset.test.sequences
     return concatenated([part.sequences for part in (dataset.train, dataset.valid, dataset.test)])
@@ -391,7 +397,7 @@ def _dataset_of_parts(
         read = {part: keep_newest(sequences, protocol.max_items) for part, sequences in read.items()}
     elif max_items is not None:
         raise DataError(f"{name}: max_items is for user splits and leave-one-out, not for {protocol.name}.")
-    if isinstance(protocol, UserSplit | SessionSplit):
+    if isinstance(protocol, UserSplit | SessionSplit | ImpressionSplit):
         parts = protocol.parts(*(read[part] for part in PARTS))
     else:
         evaluated = [_rows_from_file(read[part], frames[part], part) for part in ("valid", "test")]
@@ -425,7 +431,10 @@ def _write(dataset: Dataset, folder: Path) -> None:
         for part in PARTS:
             rows = dataset.part(part)
             frame = _sequence_frame(dataset, rows.sequences)
-            frame.with_columns(first_target=_first_targets(rows)).write_parquet(folder / f"{part}.parquet")
+            frame = frame.with_columns(first_target=_first_targets(rows))
+            if isinstance(protocol, ImpressionSplit):
+                frame = frame.with_columns(_shown_frame(dataset, part))
+            frame.write_parquet(folder / f"{part}.parquet")
     if dataset.dislikes is not None:
         _dislikes_frame(dataset, dataset.dislikes).write_parquet(folder / DISLIKES)
     table = dataset.vocabulary.table
@@ -473,6 +482,47 @@ def _read_dislikes(dataset: Dataset, path: Path) -> dict[str, Ids]:
             n, width
         )
     return found
+
+
+def _shown_frame(dataset: Dataset, part: str) -> pl.DataFrame:
+    """Columns `unclicked` and `shown` with raw ids, one line per sequence; see `guiderec.data.impressions`."""
+    if dataset.unclicked is None or dataset.shown is None:
+        raise DataError(f"{dataset.name}: a split of impressions without what they showed.")
+    raw = pl.Series(list(dataset.vocabulary.raw))
+    columns = {}
+    for name, lists in (("unclicked", dataset.unclicked[part]), ("shown", dataset.shown[part])):
+        flat = raw.gather(lists.items - 1).to_list()
+        ends = pairwise(lists.offsets.tolist())
+        columns[name] = pl.Series(name, [flat[a:b] for a, b in ends], dtype=pl.List(raw.dtype))
+    return pl.DataFrame(columns)
+
+
+def _with_shown(dataset: Dataset, frames: Mapping[str, pl.DataFrame], folder: Path) -> Dataset:
+    """The split with what `unclicked` and `shown` say of each sequence."""
+    shown, unclicked = (
+        {
+            part: _item_lists(frame, column, dataset.vocabulary, folder / f"{part}.parquet")
+            for part, frame in frames.items()
+        }
+        for column in ("shown", "unclicked")
+    )
+    return with_shown(dataset, shown, unclicked)
+
+
+def _item_lists(frame: pl.DataFrame, column: str, vocabulary: Vocabulary, file: Path) -> ItemLists:
+    if column not in frame.columns or not isinstance(frame.schema[column], pl.List):
+        raise DataError(f"{file}: no column '{column}' with lists of items (columns: {', '.join(frame.columns)}).")
+    if frame[column].null_count():
+        raise DataError(f"{file}: '{column}' is null in {frame[column].null_count():,} of {len(frame):,} rows.")
+    lengths = frame[column].list.len().to_numpy().astype(np.int64)
+    flat = frame[column].filter(pl.Series(lengths > 0)).explode()
+    items = encode(flat, pl.Series(list(vocabulary.raw), dtype=flat.dtype))
+    if (unknown := np.flatnonzero(items == 0)).size:
+        raise DataError(
+            f"{file}: {unknown.size:,} of {len(items):,} items in '{column}' are not in the catalogue of"
+            f" {len(vocabulary):,} (first: {flat[int(unknown[0])]!r})."
+        )
+    return ItemLists(items, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def _sequence_frame(dataset: Dataset, sequences: Sequences) -> pl.DataFrame:

@@ -9,8 +9,10 @@ LeaveOneOut      events    every prefix             last item            all ear
 SessionSplit     sessions  every position           every position       earlier items of the same session
 GlobalTime       events    every prefix before the  events of the test   all the user's events before the target
                            first cut                period
+ImpressionSplit  impres-   every click before the   every click of the   what the impression says was clicked before it
+                 sions     first cut                test period
 
-All rank the whole catalogue (`candidates`), and leave items of the history in it unless `seen` is "mask".
+All but the last rank the whole catalogue (`candidates`), and leave items of the history in it unless `seen` is "mask".
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class Parts(NamedTuple):
 class Protocol(Part):
     """How a log becomes training, validation and test rows."""
 
-    divides: ClassVar[Literal["users", "sessions", "events"]]
+    divides: ClassVar[Literal["users", "sessions", "events", "impressions"]]
     """What belongs to exactly one part."""
     needs_time: ClassVar[bool] = False
     """Whether the times themselves are needed, and not only the order they give."""
@@ -61,8 +63,15 @@ class Protocol(Part):
     """Items a row must have before its target; 0 admits the first item of a sequence, with an empty history."""
     seen: Literal["keep", "mask"] = "keep"
     """Whether items of the history may be recommended."""
-    candidates: Literal["catalogue"] = "catalogue"
-    """What is ranked: every item of the catalogue, never padding."""
+    candidates: Literal["catalogue", "impression"] = "catalogue"
+    """What is ranked: every item of the catalogue, never padding; or what the impression showed."""
+
+    @field_validator("candidates")
+    @classmethod
+    def _are_known(cls, candidates: str) -> str:
+        if candidates == "impression" and cls.divides != "impressions":
+            raise ValueError("only the protocol 'impressions' knows what was shown")
+        return candidates
 
     @abstractmethod
     def split(self, sequences: Sequences) -> Parts:
@@ -237,30 +246,16 @@ class SessionSplit(Protocol):
         return Parts(self.rows_for_training(train), *every)
 
 
-class GlobalTime(Protocol):
-    """Two points in time divide the log of everybody; nothing that trains is as late as anything that is predicted.
+class TimeCuts(Protocol):
+    """Two points in time divide everything: before the first trains, from the second on tests."""
 
-        time     1 2 3 4 5 6 7 8          valid_from=5, test_from=7, targets="all"
-        user a   3 1 . . 4 5 9 .    train 3 -> 1           valid 3 1 -> 4;  3 1 4 -> 5     test 3 1 4 5 -> 9
-        user b   . 2 . 6 . . 1 8    train 2 -> 6           valid (none)                    test 2 6 -> 1;  2 6 1 -> 8
-
-    An event exactly at a cut belongs to the later part. With `fractions` the cuts are the times of the events at these
-    shares of the log. `targets="last"` keeps the last event of each user in each period. The first event of a
-    user has nothing before it and is a row only with `shortest_history=0`.
-    """
-
-    divides = "events"
     needs_time = True
-    name: Literal["global-time"] = "global-time"
-    training_rows: TrainingRows = "every_prefix"
     valid_from: float | str | None = None
     """Where validation begins: seconds since 1970, or an ISO date or time (UTC unless it says otherwise)."""
     test_from: float | str | None = None
     """Where testing begins, in the same form."""
     fractions: tuple[float, float, float] | None = (0.8, 0.1, 0.1)
     """Shares of events, in order of time, where `valid_from` and `test_from` are not given."""
-    targets: Literal["all", "last"] = "all"
-    """Which events of a period are predicted."""
 
     @field_validator("fractions")
     @classmethod
@@ -295,6 +290,25 @@ class GlobalTime(Protocol):
         at = [min(int(share * len(ordered) + 1e-9), len(ordered) - 1) for share in (first, second)]
         return float(ordered[at[0]]), float(ordered[at[1]])
 
+
+class GlobalTime(TimeCuts):
+    """Two points in time divide the log of everybody; nothing that trains is as late as anything that is predicted.
+
+        time     1 2 3 4 5 6 7 8          valid_from=5, test_from=7, targets="all"
+        user a   3 1 . . 4 5 9 .    train 3 -> 1           valid 3 1 -> 4;  3 1 4 -> 5     test 3 1 4 5 -> 9
+        user b   . 2 . 6 . . 1 8    train 2 -> 6           valid (none)                    test 2 6 -> 1;  2 6 1 -> 8
+
+    An event exactly at a cut belongs to the later part. With `fractions` the cuts are the times of the events at these
+    shares of the log. `targets="last"` keeps the last event of each user in each period. The first event of a
+    user has nothing before it and is a row only with `shortest_history=0`.
+    """
+
+    divides = "events"
+    name: Literal["global-time"] = "global-time"
+    training_rows: TrainingRows = "every_prefix"
+    targets: Literal["all", "last"] = "all"
+    """Which events of a period are predicted."""
+
     def split(self, sequences: Sequences) -> Parts:
         """Cut every sequence at the two times. Raises DataError when times are not known."""
         if sequences.times is None:
@@ -317,15 +331,50 @@ class GlobalTime(Protocol):
         return rows_from(sequences, begin)
 
 
-PROTOCOLS: dict[str, type[UserSplit | LeaveOneOut | SessionSplit | GlobalTime]] = {
+class ImpressionSplit(TimeCuts):
+    """Impressions, each a list that was shown to a user, are divided by time; every click of one is a row.
+
+        time  history  clicked  unclicked      part    rows              candidates   passed over
+        1     3 1      4        5 9            train   3 1 -> 4                       5 9
+        2     3 1      2 6      9              valid   3 1 -> 2          2 6 9        9
+                                                       3 1 -> 6          2 6 9        9
+        3     1        9        2              test    1 -> 9            2 9          2
+
+    A row is a sequence of its own: the history of the impression, cut by nobody, and the click. An impression exactly
+    at a cut belongs to the later part. The clicks of one impression compete with each other. `fractions` are of
+    impressions. Tables of impressions are read and divided in `guiderec.data.impressions`.
+    """
+
+    divides = "impressions"
+    name: Literal["impressions"] = "impressions"
+    training_rows: TrainingRows = "last"
+    shortest_history: int = Field(default=0, ge=0)
+    candidates: Literal["catalogue", "impression"] = "impression"
+
+    def split(self, sequences: Sequences) -> Parts:
+        """Always a DataError: sequences of events do not say what was shown."""
+        raise DataError(
+            "The protocol 'impressions' divides a table of impressions; a log of events does not say what was shown.",
+            hint="a table has the columns user, time, history, clicked and unclicked; see guiderec.data.impressions",
+        )
+
+    def parts(self, train: Sequences, valid: Sequences, test: Sequences) -> Parts:
+        """Rows of clicks that are already divided: the last item of each sequence."""
+        return Parts(*(_rows(part, "last", self.shortest_history) for part in (train, valid, test)))
+
+
+PROTOCOLS: dict[str, type[UserSplit | LeaveOneOut | SessionSplit | GlobalTime | ImpressionSplit]] = {
     "user-split": UserSplit,
     "leave-one-out": LeaveOneOut,
     "session-split": SessionSplit,
     "global-time": GlobalTime,
+    "impressions": ImpressionSplit,
 }
 
 
-def protocol_from_plain(data: Mapping[str, Any]) -> UserSplit | LeaveOneOut | SessionSplit | GlobalTime:
+def protocol_from_plain(
+    data: Mapping[str, Any],
+) -> UserSplit | LeaveOneOut | SessionSplit | GlobalTime | ImpressionSplit:
     """The protocol that `to_plain` described. Raises ConfigError for an unknown name, with the nearest."""
     name = str(data.get("name"))
     if name not in PROTOCOLS:

@@ -48,6 +48,35 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class ItemLists:
+    """S lists of items in one flat array, any of them empty: list s is `items[offsets[s]:offsets[s + 1]]`."""
+
+    items: Ids
+    offsets: Ids
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, s: int) -> Ids:
+        return self.items[self.offsets[s] : self.offsets[s + 1]]
+
+    @classmethod
+    def from_lists(cls, lists: list[list[int]] | list[Ids]) -> ItemLists:
+        """The lists as one array."""
+        flat = Sequences.from_lists(lists)
+        return cls(flat.items, flat.offsets)
+
+    def padded(self, index: Ids) -> Ids:
+        """(B, N) the lists `index` (B,), padded on the right with 0; N is the length of the longest, at least 1."""
+        lengths = self.offsets[index + 1] - self.offsets[index]
+        place = np.arange(max(1, int(lengths.max(initial=0))))
+        inside = place < lengths[:, None]
+        result = np.full(inside.shape, PADDING, dtype=np.int64)
+        result[inside] = self.items[(self.offsets[index][:, None] + place)[inside]]
+        return result
+
+
+@dataclass(frozen=True)
 class Rows:
     """R training or evaluation rows: pairs of a sequence and the position of the target in it.
 

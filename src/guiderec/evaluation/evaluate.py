@@ -20,7 +20,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from guiderec.data.batch import Batch
+from guiderec.data.batch import PADDING, Batch
 from guiderec.data.sequences import Ids, Rows
 from guiderec.errors import CheckpointError, DataError, ScoreError
 from guiderec.evaluation.intervals import bootstrap_interval
@@ -183,6 +183,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT_METRICS,
     seen: Seen = "keep",
     candidates: Ids | None = None,
+    dislikes: Ids | None = None,
     noise: Noise = _NOISE,
     batch_size: int = 512,
     training_counts: Ids | None = None,
@@ -202,6 +203,8 @@ def evaluate(
         the lists behind coverage, novelty and popularity are made under this one alone.
     candidates
         (R, C) item ids, padded with 0, that the target of each row is ranked among; None is the whole catalogue.
+    dislikes
+        (R, K) item ids, padded with 0, that the model is told each row's user dislikes; None tells it nothing.
     noise
         Named per row by `Rows.keys()`, so that the result does not depend on the size or the order of batches.
     training_counts
@@ -226,6 +229,7 @@ def evaluate(
         max_length=max_length,
         seen=seen,
         candidates=candidates,
+        dislikes=dislikes,
         noise=noise,
         batch_size=batch_size,
         k=k,
@@ -262,6 +266,7 @@ def validation_metrics(
     metrics: Sequence[str] = ("recall@5", "ndcg@5"),
     seen: Seen = "keep",
     candidates: Ids | None = None,
+    dislikes: Ids | None = None,
     noise: Noise = _NOISE,
     batch_size: int = 512,
     shard: tuple[int, int] = (0, 1),
@@ -275,6 +280,7 @@ def validation_metrics(
         max_length=max_length,
         seen=seen,
         candidates=candidates,
+        dislikes=dislikes,
         noise=noise,
         batch_size=batch_size,
         shard=shard,
@@ -330,6 +336,7 @@ def _rank_all(
     max_length: int,
     seen: Seen,
     candidates: Ids | None,
+    dislikes: Ids | None,
     noise: Noise,
     batch_size: int,
     shard: tuple[int, int],
@@ -338,11 +345,13 @@ def _rank_all(
     block_items: int | None = None,
 ) -> _Ranked:
     """Rank all rows. Without a length k of lists, `otherwise` and `listed` stay 0: training needs the ranks alone."""
-    _require_rows(rows, candidates)
+    _require_rows(rows, candidates=candidates, dislikes=dislikes)
     ranks, otherwise, times = (np.zeros(len(rows), dtype=np.int64) for _ in range(3))
     listed = np.zeros(model.n_items + 1, dtype=np.int64)
     with inference(model):
-        for index, batch in batches(rows, max_length, batch_size, shard, model.device, candidates=candidates):
+        for index, batch in batches(
+            rows, max_length, batch_size, shard, model.device, candidates=candidates, dislikes=dislikes
+        ):
             try:
                 if k is None:
                     exclude = _seen_items(rows, index, model.device) if seen == "mask" else None
@@ -380,6 +389,7 @@ def batches(
     device: torch.device,
     *,
     candidates: Ids | None = None,
+    dislikes: Ids | None = None,
 ) -> Iterator[tuple[Ids, Batch]]:
     """Row numbers (B,) and batch of every batch of this shard, in order: batch b belongs to rank b mod world."""
     rank, world = shard
@@ -392,8 +402,14 @@ def batches(
             key=torch.from_numpy(keys[index]),
             target=torch.from_numpy(target),
             candidates=None if candidates is None else torch.from_numpy(candidates[index]),
+            dislikes=None if dislikes is None else torch.from_numpy(_trimmed(dislikes[index])),
         )
         yield index, batch.to(device)
+
+
+def _trimmed(lists: Ids) -> Ids:
+    """Lists (B, K), padded on the right, without the columns that are all padding; at least one column stays."""
+    return lists[:, : max(1, int((lists != PADDING).sum(axis=1).max(initial=0)))]
 
 
 def _seen_items(rows: Rows, index: Ids, device: torch.device) -> Tensor:
@@ -413,11 +429,12 @@ def require_once(times: Ids) -> None:
         )
 
 
-def _require_rows(rows: Rows, candidates: Ids | None) -> None:
+def _require_rows(rows: Rows, **lists: Ids | None) -> None:
     if len(rows) == 0:
         raise DataError("There are no rows to evaluate.", hint="choose a protocol or filter that leaves some")
-    if candidates is not None and (candidates.ndim != 2 or len(candidates) != len(rows)):
-        raise DataError(f"candidates must have shape ({len(rows)}, C), one line per row; found {candidates.shape}.")
+    for name, items in lists.items():
+        if items is not None and (items.ndim != 2 or len(items) != len(rows)):
+            raise DataError(f"{name} must have shape ({len(rows)}, C), one line per row; found {items.shape}.")
 
 
 def _require_counts(training_counts: Ids, n_items: int) -> None:

@@ -16,7 +16,8 @@ Departs    1. Null-condition dropout (p_uncond) is kept in training, on the posi
            5. The grid has S steps, tau_j = round(j T / S) - 1, and ends in the clean state.
            6. By default x_T is replaced by its mean: exact, since F is linear. `generation.start = "noise"` samples.
            7. `training_negatives = OwnNegatives()` is not in the paper: two-sided alignment, so that dislikes act.
-           8. Padding as in `dreamrec.py`. A user's own dislikes, when given, are the negatives.
+           8. `training_negatives = ShownNegatives()` is the paper's setting on MIND: plain mean, as many as there are.
+           9. Padding as in `dreamrec.py`. A user's own dislikes, when given, are the negatives.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from guiderec.diffusion.objectives import (
     masked_mean,
 )
 from guiderec.diffusion.schedule import Linear, ScheduleConfig
+from guiderec.errors import ConfigError
 from guiderec.models.base import HistoryConditioned, ModelConfig, Parts
 from guiderec.nn.sampling import items_outside
 from guiderec.rng import Noise
@@ -118,7 +120,18 @@ class OwnNegatives(Part):
     """Weight of d(F(x_t, c^-), centroid of the negatives) in the loss."""
 
 
-TrainingNegatives = Annotated[BatchNegatives | OwnNegatives, Field(discriminator="name")]
+class ShownNegatives(Part):
+    """What was shown together with the target of a row and passed over: the paper's "high-quality negatives" on MIND.
+
+    Rows of which the data do not tell take no part in the alignment.
+    """
+
+    name: Literal["shown"] = "shown"
+    tie: float = Field(0.0, ge=0)
+    """Weight of d(F(x_t, c^-), centroid of the negatives); 0 is the paper, above it is two-sided alignment."""
+
+
+TrainingNegatives = Annotated[BatchNegatives | OwnNegatives | ShownNegatives, Field(discriminator="name")]
 
 
 class SteerRecConfig(ModelConfig):
@@ -189,13 +202,13 @@ class SteerRec(HistoryConditioned):
         encoded = self.encoder(history, batch.mask[:, -history.shape[1] :])
         condition, kept = drop_condition(encoded, self.null, self.config.p_uncond, noise, batch.key)
         away = self.config.training_negatives
-        drawn_negatives = None if isinstance(away, BatchNegatives) else self.own_negatives(batch, away.most, noise)
-        if drawn_negatives is None:
+        own = self.training_negatives(batch, noise)
+        if own is None:
             negative, has_negative = centroid_of_others(
                 self.as_conditions(target), batch.target, exclude_same_id=self.config.exclude_same_id
             )
         else:
-            negative, has_negative = self.centroid(drawn_negatives, conditions=True)
+            negative, has_negative = self.centroid(own, conditions=True)
         positive_hat, negative_hat = self.denoiser.under_each(drawn.x_t, drawn.t, [condition, self.centred(negative)])
         positive = self.distance(positive_hat, x0)
         alignment = guidance_alignment(positive, self.distance(negative_hat, x0), self.config.margin)
@@ -204,11 +217,25 @@ class SteerRec(HistoryConditioned):
         balance = self.config.balance
         loss = (1 - balance) * reconstruction + balance * alignment
         parts = {"loss": loss, "reconstruction": reconstruction, "alignment": alignment}
-        if drawn_negatives is not None and not isinstance(away, BatchNegatives):
-            meant, _ = self.centroid(drawn_negatives, conditions=False)
+        if own is not None and not isinstance(away, BatchNegatives) and (away.tie or isinstance(away, OwnNegatives)):
+            meant, _ = self.centroid(own, conditions=False)
             parts["tie"] = masked_mean(self.distance(negative_hat, meant.detach()), has_negative)
             parts["loss"] = loss + away.tie * parts["tie"]
         return parts
+
+    def training_negatives(self, batch: Batch, noise: Noise) -> Tensor | None:
+        """(B, N) negatives of each row, padded with 0; None where they are those of the batch."""
+        away = self.config.training_negatives
+        if isinstance(away, BatchNegatives):
+            return None
+        if isinstance(away, OwnNegatives):
+            return self.own_negatives(batch, away.most, noise)
+        if batch.negatives is None:
+            raise ConfigError(
+                "training_negatives = 'shown' needs data that tell what was passed over.",
+                hint="split a table of impressions; see guiderec.data.impressions",
+            )
+        return batch.negatives
 
     def own_negatives(self, batch: Batch, most: int, noise: Noise) -> Tensor:
         """(B, N) 1 to `most` items that the row does not have, padded with 0."""

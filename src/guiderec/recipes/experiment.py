@@ -50,6 +50,10 @@ class Experiment(Part):
     """Of more training rows, an epoch has a sample of so many, another one every time. None: all."""
     validation_rows: int | None = Field(None, ge=1)
     """Of more validation rows, a sample of so many, the same one every time, is ranked to choose the best weights."""
+    dislikes: Literal["none", "earlier", "shown", "unclicked"] = "none"
+    """What the model is told that the user of an evaluation row dislikes, where the data are impressions: nothing; what
+    the user passed over in earlier impressions; all that the impression shows, of which the target is one; or what of
+    it will be passed over, as SteerRec's paper has it, which gives the answer away."""
     metrics: tuple[str, ...] = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
     """What is reported."""
     seed: int = Field(0, ge=0)

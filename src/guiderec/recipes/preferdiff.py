@@ -28,3 +28,8 @@ def sports() -> Experiment:
 def toys() -> Experiment:
     """PreferDiff, SteerRec's Table 1, Toys, user split: Recall@5 0.0453, NDCG@5 0.0347, 0.0525, 0.0370."""
     return _authors(balance=0.6, w=6.0)
+
+
+def mind() -> Experiment:
+    """PreferDiff, SteerRec's Figure 13, MIND-small (Table 6: w = 4, rate 1e-4). The figure prints no number."""
+    return _authors(balance=0.4, w=4.0)

@@ -52,14 +52,41 @@ def training_rows(experiment: Experiment, dataset: Dataset) -> Rows:
     return dataset.train
 
 
-def validation_rows(experiment: Experiment, dataset: Dataset) -> tuple[Rows, Ids | None]:
-    """The rows that choose the best weights, with their candidates: all, or a sample that the seed does not change."""
-    candidates = _candidates(dataset, "valid")
+def validation_rows(experiment: Experiment, dataset: Dataset) -> tuple[Rows, Ids | None, Ids | None]:
+    """The rows that choose the best weights, with their candidates and dislikes: all, or a sample.
+
+    The seed does not change the sample.
+    """
+    candidates, dislikes = _candidates(dataset, "valid"), told(experiment, dataset, "valid")
     count = experiment.validation_rows
     if count is None or count >= len(dataset.valid):
-        return dataset.valid, candidates
+        return dataset.valid, candidates, dislikes
     index = np.sort(numpy_generator(0, "validation rows").permutation(len(dataset.valid))[:count])
-    return dataset.valid.take(index), None if candidates is None else candidates[index]
+    candidates, dislikes = (None if lists is None else lists[index] for lists in (candidates, dislikes))
+    return dataset.valid.take(index), candidates, dislikes
+
+
+def told(experiment: Experiment, dataset: Dataset, part: str) -> Ids | None:
+    """(R, K) what the model is told that the users of the rows of `part` dislike; None where it is told nothing.
+
+    Raises
+    ------
+    ConfigError
+        Where the experiment wants dislikes that the data do not have.
+    """
+    if experiment.dislikes == "none":
+        return None
+    if experiment.dislikes == "earlier":
+        known = None if dataset.dislikes is None or dataset.shown is None else dataset.dislikes.get(part)
+    else:
+        lists = dataset.shown if experiment.dislikes == "shown" else dataset.unclicked
+        known = None if lists is None else lists[part].padded(dataset.part(part).sequence)
+    if known is None:
+        raise ConfigError(
+            f"dislikes = '{experiment.dislikes}' needs a split of impressions, and {dataset.name} is none.",
+            hint="see guiderec.data.impressions",
+        )
+    return known
 
 
 def train(
@@ -87,9 +114,10 @@ def train(
         max_length=experiment.max_length,
         seed=experiment.seed,
         rows_per_epoch=experiment.rows_per_epoch,
+        negatives=None if dataset.unclicked is None else dataset.unclicked["train"],
     )
 
-    valid, candidates = validation_rows(experiment, dataset)
+    valid, candidates, dislikes = validation_rows(experiment, dataset)
 
     def validate(model: Recommender) -> Mapping[str, float]:
         return validation_metrics(
@@ -99,6 +127,7 @@ def train(
             metrics=tuple(dict.fromkeys((experiment.training.metric, *experiment.metrics))),
             seen=dataset.seen,
             candidates=candidates,
+            dislikes=dislikes,
             noise=Noise(experiment.seed),
         )
 
@@ -166,6 +195,7 @@ def evaluate(
     evaluation = evaluate_model(
         model,
         rows,
+        dislikes=told(changed, dataset, part),
         metrics=[metric.name for metric in chosen],
         training_counts=count_items(dataset.train, dataset.n_items),
         **shared,
@@ -324,7 +354,7 @@ def _named(part: str, label: str | None, overrides: Mapping[str, Any] | None) ->
 def _reopened(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None) -> tuple[Experiment, Recommender]:
     """The experiment of a run under other options, and its best weights under them."""
     experiment = read_experiment(run)
-    _require_same_data(run, dataset)
+    require_same_data(run, dataset)
     changed = override(experiment, overrides or {})
     assert isinstance(changed, Experiment)
     return changed, Model.from_pretrained(run / "model").reconfigured(changed.model).recommender
@@ -346,7 +376,7 @@ def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) ->
     if resume and stored.exists():
         if read_experiment(run) != experiment:
             raise CheckpointError(f"{run}: holds another experiment.", hint="resume with the options it was begun with")
-        _require_same_data(run, dataset)
+        require_same_data(run, dataset)
         return
     if stored.exists():
         raise CheckpointError(f"{run}: already holds a run.", hint="choose another --out, or continue it with --resume")
@@ -356,7 +386,8 @@ def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) ->
     write_json(stored, experiment.to_plain())
 
 
-def _require_same_data(run: Path, dataset: Dataset) -> None:
+def require_same_data(run: Path, dataset: Dataset) -> None:
+    """CheckpointError unless a run was trained on this split."""
     trained_on = read_json(run / "data.json").get("split_sha256")
     if not isinstance(trained_on, str):
         raise CheckpointError(f"{run / 'data.json'}: names no split.", hint="the file is damaged")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guiderec.diffusion.guidance import ClassifierFree, PositiveNegative
 from guiderec.diffusion.schedule import Linear
-from guiderec.models.steerrec import HardNegatives, OwnNegatives, SteerRecConfig
+from guiderec.models.steerrec import HardNegatives, OwnNegatives, ShownNegatives, SteerRecConfig
 from guiderec.recipes.experiment import Experiment
 from guiderec.training.loop import Training
 
@@ -77,6 +77,30 @@ def sports_hard_10_15() -> Experiment:
 def sports_hard_top_20() -> Experiment:
     """SteerRec, Table 11, Sports, "HNM (Top 20)": 0.0185, 0.0152, 0.0262, 0.0177."""
     return _with_negatives(sports(), HardNegatives(count=20, band=(0.0, 0.0)))
+
+
+def mind() -> Experiment:
+    """SteerRec, Figure 13, MIND-small, random negatives (Table 6: w = 4, rate 1e-4). The figure prints no number.
+
+    mu, m and T are not given for MIND: ours are those of Beauty.
+    """
+    return beauty()
+
+
+def mind_impressions() -> Experiment:
+    """SteerRec, Figure 13, MIND-small, "high-quality negatives": what the impression showed and nobody clicked.
+
+    In training and, as the paper has it, at inference: then the condition names all candidates but the clicked ones,
+    and any map that turns it away from them finds those. `dislikes = "shown"` is the same without the answer.
+    """
+    base = mind()
+    return base.replace(model=base.model.replace(training_negatives=ShownNegatives()), dislikes="unclicked")
+
+
+def mind_two_sided() -> Experiment:
+    """Ours: SteerRec on MIND with the negative prediction tied to what was passed over; told what is shown."""
+    base = mind()
+    return base.replace(model=base.model.replace(training_negatives=ShownNegatives(tie=0.3)), dislikes="shown")
 
 
 def beauty_every_prefix() -> Experiment:
