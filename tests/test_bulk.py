@@ -317,7 +317,7 @@ def test_the_command_goes_through_an_index(tmp_path: Path, capfd: pytest.Capture
     index.save(tmp_path / "model")
     command = ["recommend", tmp_path / "model", "--all-users", tmp_path / "log.parquet"]
     assert main([str(word) for word in (*command, "--out", tmp_path / "exact")]) == 0
-    through = [*command, "--index", tmp_path / "model", "--out"]
+    through = [*command, "--index", "--out"]
     assert main([str(word) for word in (*through, tmp_path / "index")]) == 0
     exact, found = written(tmp_path / "exact"), written(tmp_path / "index")
     assert len(exact) == len(found) == 700

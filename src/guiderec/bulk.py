@@ -39,9 +39,7 @@ from guiderec.data.prepared import concatenated
 from guiderec.data.protocols import protocol_from_plain, take
 from guiderec.data.sequences import Ids, Sequences
 from guiderec.errors import CheckpointError, DataError, nearest
-from guiderec.evaluation.index import ItemIndex
 from guiderec.model import Model
-from guiderec.models.base import EmbeddingRecommender
 from guiderec.training.record import read_json, replacing, write_json
 
 FORMAT = 1
@@ -173,7 +171,7 @@ class Job:
         return {
             "format": FORMAT,
             "model": {"name": self.model.name, "sha256": model_sha256(self.model)},
-            "index": index.describe() if (index := index_of(self.model)) else {"sha256": None},
+            "index": self.model.index.describe() if self.model.index else {"sha256": None},
             "users": {"count": len(self.people), "sha256": self.people.sha256},
             "options": self.options.to_plain(),
             "parts": len(self),
@@ -246,13 +244,6 @@ def recommend_all(
         "seconds": round(seconds, 3),
         "users_per_second": round(computed / seconds, 1) if computed else None,
     }
-
-
-def index_of(model: Model) -> ItemIndex | None:
-    """The index that the model's lists are made of."""
-    recommender = model.recommender
-    index = recommender.index if isinstance(recommender, EmbeddingRecommender) else None
-    return index if isinstance(index, ItemIndex) else None
 
 
 def model_sha256(model: Model) -> str:

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from guiderec.bulk import Job, Options, People, index_of
+from guiderec.bulk import Job, Options, People
 from guiderec.data.sequences import Sequences
 from guiderec.errors import ConfigError
-from guiderec.evaluation.index import FILE, attach
+from guiderec.evaluation.index import FILE
 from guiderec.model import Model
 
 Shipped = dict[str, Any]
@@ -90,8 +90,8 @@ def ship(job: Job) -> Shipped:
     """A job as plain data, for `unpack` on another machine."""
     with tempfile.TemporaryDirectory() as scratch:
         job.model.save_pretrained(Path(scratch) / "model")
-        if index := index_of(job.model):
-            index.save(Path(scratch) / "model")
+        if job.model.index:
+            job.model.index.save(Path(scratch) / "model")
         model = {file.name: file.read_bytes() for file in sorted((Path(scratch) / "model").iterdir())}
     users = io.BytesIO()
     job.people.users.to_frame().write_parquet(users)
@@ -111,9 +111,7 @@ def unpack(shipped: Shipped) -> Job:
     with tempfile.TemporaryDirectory() as scratch:
         for name, content in shipped["model"].items():
             (Path(scratch) / name).write_bytes(content)
-        model = Model.from_pretrained(scratch)
-        if (Path(scratch) / FILE).exists():
-            attach(model.recommender, scratch)
+        model = Model.from_pretrained(scratch, index=(Path(scratch) / FILE).exists())
     users = pl.read_parquet(io.BytesIO(shipped["users"])).to_series()
     sequences = Sequences(shipped["items"], shipped["offsets"], np.arange(len(users)))
     return Job(model, People(sequences, users, shipped["source"]), Options.from_plain(shipped["options"]))

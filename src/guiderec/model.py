@@ -17,6 +17,7 @@ from guiderec.data.batch import PADDING, Query
 from guiderec.data.dataset import RawId, Vocabulary
 from guiderec.errors import CheckpointError, ConfigError, DataError
 from guiderec.evaluation.diversity import category_codes, diversify, require_weight
+from guiderec.evaluation.index import ItemIndex, attach
 from guiderec.evaluation.ranking import Listed, top_k_by_interest
 from guiderec.models.base import EmbeddingRecommender, ModelConfig, Recommender
 from guiderec.recipes.registry import build, model_config
@@ -88,6 +89,18 @@ class Model:
     def n_interests(self) -> int:
         """K, the vectors that rank the items for one history; 1 for a model without interests."""
         return self.recommender.n_interests if isinstance(self.recommender, EmbeddingRecommender) else 1
+
+    @property
+    def index(self) -> ItemIndex | None:
+        """The index that lists are made through; None where all items are scored."""
+        found = getattr(self.recommender, "index", None)
+        return found if isinstance(found, ItemIndex) else None
+
+    def detach_index(self) -> None:
+        """Score all items from now on."""
+        if self.index is not None:
+            assert isinstance(self.recommender, EmbeddingRecommender)
+            self.recommender.index = None
 
     def recommend(
         self,
@@ -285,13 +298,20 @@ class Model:
             write_json(draft / "model.json", description.to_plain())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, folder: str | Path, *, index: bool = False) -> Self:
         """The model of a directory written by `save_pretrained`, or of a run directory that holds one.
 
-        Nothing in the directory is executed. Raises CheckpointError if a file is missing, damaged or does not fit.
+        Nothing in the directory is executed. With `index`, lists are made through the index of items that
+        `guiderec index` built there (`evaluation/index.py`).
+
+        Raises
+        ------
+        CheckpointError
+            If a file is missing, damaged or does not fit; for an index that is missing, or of other weights.
+        ConfigError
+            With `index`, for a model that does not rank by inner product, and without FAISS.
         """
-        folder = Path(folder)
-        folder = folder / "model" if (folder / "model" / "model.json").exists() else folder
+        folder = model_folder(folder)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: there is no such directory.")
         where = folder / "model.json"
@@ -310,6 +330,8 @@ class Model:
             raise CheckpointError(f"{where}: {error}") from None
         weights = folder / "weights.safetensors"
         load_into(recommender, load_tensors(weights), weights)
+        if index:
+            attach(recommender, folder)
         return cls(recommender, vocabulary, description.max_length)
 
     def reconfigured(self, config: ModelConfig) -> Self:
@@ -358,6 +380,12 @@ class Model:
                 f"A score of '{self.name}' is no sum of what the history and the wishes gave: nothing to explain.",
                 hint="leave explain out, or choose a model whose guidance is linear",
             )
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder of a model's files: that of a run, or else `path` itself."""
+    folder = Path(path)
+    return folder / "model" if (folder / "model" / "model.json").exists() else folder
 
 
 def _told(wishes: Iterable[Heard]) -> list[int]:

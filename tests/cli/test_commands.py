@@ -59,6 +59,7 @@ COMMANDS = {
     "compare": {"sides", "--part", "--metric", "--distribution", "--interests", "--json"},
     "report": {"runs", "--out", "--part", "--json"},
     "recipes": {"name", "--json"},
+    "index": {"run", "--data", "-k", "--recall", "--people", "--seed", "--overwrite", "--json"},
     "demo": {"--out", "--seed", "--json"},
 }
 """Everything that scripts may rely on; a change here is a change for users and belongs in the changelog."""
@@ -145,6 +146,8 @@ def test_the_installed_command_exits_with_the_status() -> None:
         (["compare", "a,b", "c,d", "--distribution"], "CheckpointError", "a has no distribution of part 'test'"),
         (["compare", "a,b", "c,d", "--distribution", "--metric", "hr@5"], "UsageError", "one measure of distributions"),
         (["distribution", "absent", "--data", "x"], "DataError", "x"),
+        (["index", "absent", "--data", "x"], "DataError", "x"),
+        (["recommend", "absent", "--history", "a", "--index"], "CheckpointError", "absent"),
         (["recipes", "absent"], "ConfigError", "There is no recipe 'absent'"),
     ],
 )

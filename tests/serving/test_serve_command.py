@@ -17,7 +17,18 @@ from guiderec.recipes import run as runs
 from guiderec.serving.loaded import open_model
 from guiderec.serving.people import People
 
-FLAGS = {"run", "--data", "--host", "--port", "--database", "--models", "--max-queue", "--max-batch", "--demo"}
+FLAGS = {
+    "run",
+    "--data",
+    "--host",
+    "--port",
+    "--database",
+    "--models",
+    "--max-queue",
+    "--max-batch",
+    "--index",
+    "--demo",
+}
 """Everything that scripts may rely on; a change here is a change for users and belongs in the changelog."""
 
 

@@ -44,7 +44,7 @@ def recommend_to_everybody(
     source: Source,
     out: Path,
     *,
-    index: Path | None,
+    index: bool,
     drop_unknown: bool,
     ray_workers: int | None,
     options: dict[str, Any],
@@ -55,11 +55,7 @@ def recommend_to_everybody(
     from guiderec.bulk import Options, People, in_process, recommend_all
 
     asked = Options(**options)
-    model = Model.from_pretrained(run)
-    if index is not None:
-        from guiderec.evaluation.index import attach
-
-        attach(model.recommender, index)
+    model = Model.from_pretrained(run, index=index)
     people = People.of(source.read(), model.vocabulary, unknown_items="drop" if drop_unknown else "error")
     engine: Engine = in_process
     if ray_workers is not None:

@@ -18,6 +18,7 @@ from guiderec.cli.demo import demo
 from guiderec.cli.distribution import distribution
 from guiderec.cli.doctor import doctor
 from guiderec.cli.evaluate import evaluate
+from guiderec.cli.index import index
 from guiderec.cli.recipes import recipes
 from guiderec.cli.recommend import recommend
 from guiderec.cli.report import report
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, evaluate, distribution, recommend, compare, report, recipes, serve, demo, doctor):
+for command in (train, evaluate, distribution, recommend, compare, report, recipes, index, serve, demo, doctor):
     app.command()(command)
 app.add_typer(data, name="data")
 

@@ -67,9 +67,8 @@ def recommend(
         ),
     ] = None,
     index: Annotated[
-        Path | None,
-        typer.Option("--index", help="Make lists through the index of items in this folder. [default: rank all items]"),
-    ] = None,
+        bool, typer.Option("--index", help="Find items through the index that `guiderec index` built in RUN.")
+    ] = False,
     all_users: Annotated[
         Path | None,
         typer.Option("--all-users", help="Recommend to every user of this log or prepared split.", metavar="LOG|SPLIT"),
@@ -133,11 +132,7 @@ def recommend(
     from guiderec.api import Model
     from guiderec.wishes import Category
 
-    model = Model.from_pretrained(run)
-    if index is not None:
-        from guiderec.evaluation.index import attach
-
-        attach(model.recommender, index)
+    model = Model.from_pretrained(run, index=index)
     items, likes, dislikes = split_ids(history), split_ids(like), split_ids(dislike)
     liked = [*likes, *map(Category, like_category or [])]
     disliked: list[Wish] = [*dislikes, *map(Category, dislike_category or [])]
@@ -148,10 +143,15 @@ def recommend(
     }
     recommendations = ranked(model, items, k=k, dislikes=disliked, diversity=diversity, explain=explain, **options)
     effect = None
-    if disliked:  # asked without diversity, which also changes what follows a disliked item
+    if disliked:  # asked without diversity, which also changes what follows a disliked item, and of all items
+        model.detach_index()
         gone = model.meant(disliked)
         reach = min(k + len(gone), len(model.vocabulary))
-        steered = ranked(model, items, k=k, dislikes=disliked, **options) if diversity or explain else recommendations
+        steered = (
+            ranked(model, items, k=k, dislikes=disliked, **options)
+            if diversity or explain or index
+            else recommendations
+        )
         effect = dislike_effect(steered, ranked(model, items, k=reach, **options), named(model, gone))
     given = {
         "history": named(model, items),
@@ -167,6 +167,7 @@ def recommend(
         "guidance_scale": guidance_scale,
         "diversity": diversity,
         "interests": model.n_interests,
+        "candidates": "index" if index else "all",
         **given,
         "recommendations": recommendations,
     }
@@ -177,6 +178,8 @@ def recommend(
                 names = ", ".join(item.get("name") or f"all of {item['category']}" for item in listed)
                 console.print(f"{what.capitalize()}: {names}", markup=False)
         console.print(list_table(recommendations, extra=["interest"] if model.n_interests > 1 else []))
+        if index:
+            console.print("Found through the index: now and then an item of the best is missed.", markup=False)
         if explain:
             console.print(contribution_table(model, recommendations))
         if effect:

@@ -49,6 +49,10 @@ def serve(
     max_batch: Annotated[
         int, typer.Option("--max-batch", min=1, help="Requests that the model answers together, at most.")
     ] = 64,
+    index: Annotated[
+        bool,
+        typer.Option("--index", help="Find items through the index that `guiderec index` built in RUN."),
+    ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", help=f"Serve the embedded catalogue; trained once into {DEMO}.")
     ] = False,
@@ -66,7 +70,8 @@ def serve(
             run, data = prepare_demo(DEMO)
             database = database or f"sqlite:///{DEMO / 'feedback.sqlite'}"
         assert run is not None
-        _serve(listener, run, data, database or DATABASE, models or run.absolute().parent, max_queue, max_batch)
+        models = models or run.absolute().parent
+        _serve(listener, run, data, database or DATABASE, models, max_queue, max_batch, index)
 
 
 def _serve(
@@ -77,6 +82,7 @@ def _serve(
     models: Path,
     max_queue: int,
     max_batch: int,
+    index: bool,
 ) -> None:
     from guiderec.serving.app import KEY_VARIABLE, create_app
     from guiderec.serving.feedback import FeedbackStore
@@ -93,11 +99,14 @@ def _serve(
     try:
         metrics = Metrics()
         service = Service(
-            open_model(run), feedback, _people(data), models=models, max_queue=max_queue, max_batch=max_batch,
-            watch=metrics,
+            open_model(run, index=index), feedback, _people(data), models=models, max_queue=max_queue,
+            max_batch=max_batch, watch=metrics,
         )  # fmt: skip
         app = create_app(service, metrics=metrics, api_key=key)
-        typer.echo(f"Serving {service.describe().name} on {_address(listener)}; feedback is kept in {feedback.where}.")
+        through = " through its index" if index else ""
+        typer.echo(
+            f"Serving {service.describe().name}{through} on {_address(listener)}; feedback is kept in {feedback.where}."
+        )
         _run(app, listener)
     finally:
         feedback.close()

@@ -48,6 +48,9 @@ from guiderec.rng import key_of, numpy_generator
 FORMAT = 1
 """Version of the file."""
 FILE = "index.safetensors"
+WEIGHTS = "weights.safetensors"
+"""The weights of a model directory, beside which an index lies."""
+ANEW = "build the index anew: guiderec index RUN --data SPLIT --overwrite"
 _ARRAYS = ("centroids", "codewords", "sizes", "items", "codes", "witnesses", "witness_vectors")
 LEAST_ITEMS = 1_000
 """A smaller catalogue fits one block of exact scores, and no index is quicker."""
@@ -249,15 +252,24 @@ class ItemIndex:
     # -------------------------------------------------------------------------------------------- on disk
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.safetensors` to a folder, for example beside a model. The file appears whole or not at all."""
+        """Write `index.safetensors` to a folder, best that of the model. The file appears whole or not at all.
+
+        Where the folder holds weights, the index remembers their digest, and is refused beside any others.
+        """
         witnesses = np.unique(np.linspace(1, self.n_items, _WITNESSES).astype(np.int64))
         arrays = {
             **vars(self.lists),
             "witnesses": witnesses,
             "witness_vectors": _even(self.vectors[torch.from_numpy(witnesses)]),
         }
-        about = {"format": FORMAT, "probes": self.probes, "refine": self.refine, "measured": self.measured}
-        path = Path(folder) / FILE
+        path, weights = Path(folder) / FILE, Path(folder) / WEIGHTS
+        about = {
+            "format": FORMAT,
+            "probes": self.probes,
+            "refine": self.refine,
+            "measured": self.measured,
+            "weights": _sha256(weights) if weights.exists() else None,
+        }
         temporary = path.with_name(f".{path.name}.tmp")
         save_file({name: arrays[name] for name in _ARRAYS}, temporary, metadata={"guiderec.index": json.dumps(about)})
         with temporary.open("rb+") as file:
@@ -273,15 +285,17 @@ class ItemIndex:
         Raises
         ------
         CheckpointError
-            If the file is missing, damaged, of another version, or does not fit the vectors.
+            If the file is missing, damaged, of another version, does not fit the vectors, or was stored beside other
+            weights than those in the folder.
         """
         path = Path(folder) / FILE
         _check_vectors(vectors)
         about, arrays = _read(path, vectors)
+        _check_weights(path, about.pop("weights"))
         witnesses = arrays.pop("witnesses")
         now = _even(vectors[torch.from_numpy(witnesses)])
         if not np.allclose(arrays.pop("witness_vectors"), now, rtol=1e-3, atol=1e-3 * float(np.abs(now).max())):
-            raise CheckpointError(f"{path}: was built of other item vectors than these.", hint="build the index anew")
+            raise CheckpointError(f"{path}: was built of other item vectors than these.", hint=ANEW)
         try:
             return cls(vectors, Lists(**arrays), **about)
         except ConfigError as error:
@@ -425,6 +439,11 @@ def _searcher(lists: Lists) -> tuple[Any, Any]:
     return faiss.IndexIVFPQFastScan(plain), coarse
 
 
+def require_faiss() -> None:
+    """ConfigError where FAISS is not installed."""
+    _faiss()
+
+
 def _faiss() -> Any:
     try:
         import faiss
@@ -445,7 +464,9 @@ def _read(path: Path, vectors: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
                                  for name in file.keys()}, vectors)  # fmt: skip  # noqa: SIM118  not a mapping
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file.") from None
+        raise CheckpointError(
+            f"{path}: there is no such file.", hint="guiderec index RUN --data SPLIT builds it"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}).", hint="it is damaged") from None
     _check_values(path, arrays, len(vectors) - 1)
@@ -456,14 +477,40 @@ def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         about = json.loads(metadata["guiderec.index"])
         version, effort = about["format"], {name: about[name] for name in ("probes", "refine")}
-        measured = about["measured"]
+        measured, weights = about["measured"], about.get("weights")
     except (KeyError, ValueError, TypeError):
         raise CheckpointError(f"{path}: not an index of items written by this package.") from None
     if version != FORMAT:
         raise CheckpointError(f"{path}: format {version!r}, this version reads format {FORMAT}.", hint="build it anew")
-    if not all(type(value) is int for value in effort.values()) or not isinstance(measured, dict | None):
-        raise CheckpointError(f"{path}: probes and refine must be whole numbers, found {effort}.")
-    return {**effort, "measured": measured}
+    whole = all(type(value) is int for value in effort.values())
+    if not whole or not isinstance(measured, dict | None) or not all(map(_is_number, (measured or {}).values())):
+        raise CheckpointError(
+            f"{path}: probes and refine must be whole numbers, and what was measured numbers; found "
+            f"{effort} and {measured}."
+        )
+    return {**effort, "measured": measured, "weights": weights}
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _check_weights(path: Path, stored: object) -> None:
+    """CheckpointError where the weights beside an index are not those that it was stored beside.
+
+    Witnesses alone would let pass what training changed little or in few items only.
+    """
+    weights = path.with_name(WEIGHTS)
+    if stored is not None and weights.exists() and (found := _sha256(weights)) != stored:
+        raise CheckpointError(
+            f"{path}: is stale: it was built for the weights {str(stored)[:12]}, and those beside it are {found[:12]}.",
+            hint=ANEW,
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_shapes(path: Path, found: Mapping[str, tuple[Sequence[int], str]], vectors: Tensor) -> None:

@@ -12,7 +12,8 @@ import polars as pl
 
 from guiderec.data.dataset import RawId, Vocabulary
 from guiderec.errors import CheckpointError, DataError, GuideRecError, nearest
-from guiderec.model import Model
+from guiderec.evaluation.index import FILE
+from guiderec.model import Model, model_folder
 from guiderec.models.base import HistoryConditioned
 from guiderec.serving.feedback import Event
 from guiderec.serving.schema import CategoryWish, Item, ItemWish
@@ -149,13 +150,15 @@ class Loaded:
         return getattr(guidance, "scale", None)
 
 
-def open_model(path: Path, *, below: Path | None = None) -> Loaded:
+def open_model(path: Path, *, below: Path | None = None, index: bool = False) -> Loaded:
     """The model of a run or model directory, checked and warmed up.
 
     Parameters
     ----------
     below
         The directory must lie in this one, whatever links and `..` its name contains.
+    index
+        Make lists through the index of items in the directory, and refuse a directory without.
 
     Raises
     ------
@@ -163,9 +166,10 @@ def open_model(path: Path, *, below: Path | None = None) -> Loaded:
         When something is missing, damaged or does not fit; when a file is no plain file inside the directory; when
         the model has no finite scores.
     """
-    folder = _model_folder(path, below)
+    files = (*FILES, FILE) if index else FILES
+    folder = _model_folder(path, below, files)
     try:
-        model = Model.from_pretrained(folder)
+        model = Model.from_pretrained(folder, index=index)
         _warm_up(model)
     except CheckpointError:
         raise
@@ -173,18 +177,18 @@ def open_model(path: Path, *, below: Path | None = None) -> Loaded:
         raise CheckpointError(f"{path}: the model cannot answer: {error}") from None
     except Exception as error:  # whatever damage does: a server that serves another model must live on
         raise CheckpointError(f"{path}: the model cannot be loaded ({type(error).__name__}: {error}).") from error
-    return Loaded(model, _digest(folder), Catalogue(model.vocabulary))
+    return Loaded(model, _digest(folder, files), Catalogue(model.vocabulary))
 
 
-def _model_folder(path: Path, below: Path | None) -> Path:
+def _model_folder(path: Path, below: Path | None, files: Sequence[str]) -> Path:
     """The folder with the model's files, all of them plain and inside it."""
-    folder = path / "model" if (path / "model" / "model.json").exists() else path
+    folder = model_folder(path)
     if not folder.is_dir():
         raise CheckpointError(f"{path}: there is no such directory.")
     inside = folder.resolve()
     if below is not None and not inside.is_relative_to(below.resolve()):
         raise CheckpointError(f"{path}: lies outside {below}.", hint="the server takes models from there only")
-    for name in FILES:
+    for name in files:
         file = folder / name
         if file.exists() and (file.resolve() != inside / name or not file.is_file()):
             raise CheckpointError(f"{file}: not a plain file inside the directory.", hint="copy it instead of linking")
@@ -199,9 +203,9 @@ def _warm_up(model: Model) -> None:
     model.recommend([[], [model.vocabulary.raw[0]]], k=1)
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, files: Sequence[str]) -> str:
     total = hashlib.sha256()
-    for name in FILES:
+    for name in files:
         with (folder / name).open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()[:12]

@@ -61,7 +61,8 @@ def _example(example: dict[str, Any]) -> ConfigDict:
 _TEA: dict[str, Any] = {"item_id": 17, "name": "Amber Oolong, vol. 2", "category": "Tea"}
 _JAZZ: dict[str, Any] = {"item_id": 404, "name": "Late Trains, vol. 1", "category": "Jazz"}
 _BREW: dict[str, Any] = {"item_id": 18, "name": "Amber Oolong, vol. 3", "category": "Tea"}
-_MODEL: dict[str, Any] = {"name": "steerrec", "steers": True, "explains": False, "version": "5f1d7c20ab94"}
+_MODEL: dict[str, Any] = {"name": "steerrec", "steers": True, "explains": False, "version": "5f1d7c20ab94",
+                          "candidates": "all"}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- requests
@@ -230,7 +231,10 @@ class ModelLabel(_Value):
     explains: bool
     """Whether it can say what a score is made of."""
     version: str
-    """Digest of the model's files: equal for equal models."""
+    """Digest of the model's files, with the index where one is used: equal for equal answers."""
+    candidates: Literal["all", "index"]
+    """`all`: a list has the best of all items. `index`: the best of those that an index finds, by their exact scores;
+    now and then one of the best is missed."""
 
 
 class RecommendReply(_Value):
@@ -354,6 +358,23 @@ class Honours(_Value):
     """As in `honoured` of a recommendation."""
 
 
+class IndexReply(_Value):
+    """An index of the items, and what was measured when it was built."""
+
+    lists: int
+    """Into how many lists the items are put."""
+    probes: int
+    """How many of them a request reads."""
+    refine: int
+    """How many candidates are scored exactly for each wanted item."""
+    k: int | None
+    """Length of the lists that recall was measured on; null where it was not measured."""
+    recall: float | None
+    """Mean share of the k best items that were found, by people that the index was not tuned on."""
+    recall_steered: float | None
+    """The same for requests with dislikes."""
+
+
 class ModelReply(ModelLabel):
     """The model that is served."""
 
@@ -365,6 +386,7 @@ class ModelReply(ModelLabel):
             "honours": {"likes": "history", "dislikes": "steered"},
             "has_people": True,
             "has_categories": True,
+            "index": None,
         }
     )
 
@@ -378,6 +400,8 @@ class ModelReply(ModelLabel):
     """Whether histories are known (`GET /people`)."""
     has_categories: bool
     """Whether categories are known (`GET /categories`)."""
+    index: IndexReply | None = None
+    """What finds the candidates; null where all items are scored."""
 
 
 class StatusReply(_Value):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from guiderec.data.dataset import RawId
 from guiderec.errors import ConfigError, GuideRecError, ServingError
@@ -33,6 +33,7 @@ from guiderec.serving.schema import (
     FeedbackRequest,
     Honoured,
     Honours,
+    IndexReply,
     Item,
     ItemsReply,
     ItemWish,
@@ -345,12 +346,14 @@ class Service:
             honours=Honours(likes=served.model.honours.likes, dislikes=served.model.honours.dislikes),
             has_people=len(self.people) > 0,
             has_categories=bool(served.catalogue.categories),
+            index=_index(served),
         )
 
     def swap(self, path: str) -> ModelReply:
         """Serve another model from now on; requests that came before are answered by the one they came to.
 
-        Takes as long as loading takes, on the thread of the caller. The present model stays if anything is wrong.
+        Takes as long as loading takes, on the thread of the caller. The present model stays if anything is wrong. If it
+        uses an index, so does the other, whose directory must have one.
 
         Raises
         ------
@@ -362,7 +365,7 @@ class Service:
         if self.models is None:
             raise ConfigError("This server takes no other models.")
         with self._swapping:
-            self._served = open_model(self.models / path, below=self.models)
+            self._served = open_model(self.models / path, below=self.models, index=self._served.model.index is not None)
             return self.describe()
 
 
@@ -377,7 +380,25 @@ def _wishes(wishes: Sequence[AnyWish]) -> list[RawId | CategoryName]:
 
 def _label(served: Loaded) -> ModelLabel:
     model = served.model
-    return ModelLabel(name=model.name, steers=model.steers, explains=model.explains, version=served.version)
+    candidates: Literal["all", "index"] = "all" if model.index is None else "index"
+    return ModelLabel(
+        name=model.name, steers=model.steers, explains=model.explains, version=served.version, candidates=candidates
+    )
+
+
+def _index(served: Loaded) -> IndexReply | None:
+    index = served.model.index
+    if index is None:
+        return None
+    measured = dict(index.measured or {})
+    return IndexReply(
+        lists=index.n_lists,
+        probes=index.probes,
+        refine=index.refine,
+        k=measured.get("k"),
+        recall=measured.get("recall"),
+        recall_steered=measured.get("recall_steered"),
+    )
 
 
 def _reply(question: _Question, rows: Sequence[dict[str, Any]]) -> RecommendReply:
