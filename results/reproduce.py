@@ -27,9 +27,10 @@ from guiderec.api import configure, load
 from guiderec.data.dataset import Dataset, Vocabulary
 from guiderec.data.dislikes import with_dislikes
 from guiderec.data.filters import KCore, MinimumRating
+from guiderec.data.impressions import split as divide
 from guiderec.data.interactions import Interactions
-from guiderec.data.prepared import resplit_users
-from guiderec.data.protocols import LeaveOneOut
+from guiderec.data.prepared import resplit_users, with_items
+from guiderec.data.protocols import ImpressionSplit, LeaveOneOut
 from guiderec.errors import DataError
 from guiderec.evaluation.evaluate import read_rows
 from guiderec.evaluation.significance import PairedTest, corrected, paired_tests, require_same_rows
@@ -37,7 +38,7 @@ from guiderec.recipes import run as runs
 from guiderec.training.record import collect, read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when loaded as a module
-from studies import STUDIES, FromLog, Part, Run, Study
+from studies import STUDIES, FromImpressions, FromLog, Part, Run, Study
 
 HERE = Path(__file__).parent
 
@@ -46,9 +47,18 @@ def dataset_for(study: Study, data: Path, seed: int) -> Dataset:
     """The split of a study; a new one for every seed where the study redraws it."""
     if study.redrawn:
         return resplit_users(data / study.data, seed=1000 + seed)
+    if study.impressions is not None:
+        return split_impressions(data / study.data, study.impressions, study.data)
     if study.log is not None:
         return split_log(data / study.data, study.log, study.data)
     return load(data / study.data)
+
+
+def split_impressions(folder: Path, how: FromImpressions, name: str) -> Dataset:
+    """Impressions divided by day, and what items are called."""
+    rule = ImpressionSplit(valid_from=how.valid_from, test_from=how.test_from)
+    table = folder / "impressions-sample" / "impressions.parquet"
+    return with_items(divide(table, rule, name=f"{name}/{rule.name}"), folder / "items.parquet")
 
 
 def split_log(folder: Path, how: FromLog, name: str) -> Dataset:
