@@ -341,15 +341,15 @@ STUDIES: dict[str, Study] = {
         "Beauty, user split: SteerRec with its negative prediction tied to its negatives, width 1024",
         USER_SPLIT,
         {
-            "steerrec-two-sided": replace(
+            "steerrec-two-sided-random": replace(
                 WIDE_STEERREC,
-                title="SteerRec with two-sided alignment",
+                title="SteerRec with two-sided alignment to random negatives",
                 recipe="steerrec:beauty_two_sided",
                 published=None,
                 readings={},
             )
         },
-        against="steerrec-two-sided",
+        against="steerrec-two-sided-random",
         joined_by=("beauty-d1024",),
     ),
     "beauty-guided": Study(
