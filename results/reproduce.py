@@ -30,7 +30,7 @@ from guiderec.data.filters import KCore, MinimumRating
 from guiderec.data.impressions import split as divide
 from guiderec.data.interactions import Interactions
 from guiderec.data.prepared import resplit_users, with_items
-from guiderec.data.protocols import ImpressionSplit, LeaveOneOut
+from guiderec.data.protocols import Impressions, LeaveOneOut, protocol_from_plain
 from guiderec.errors import DataError
 from guiderec.evaluation.evaluate import read_rows
 from guiderec.evaluation.significance import PairedTest, corrected, paired_tests, require_same_rows
@@ -55,8 +55,9 @@ def dataset_for(study: Study, data: Path, seed: int) -> Dataset:
 
 
 def split_impressions(folder: Path, how: FromImpressions, name: str) -> Dataset:
-    """Impressions divided by day, and what items are called."""
-    rule = ImpressionSplit(valid_from=how.valid_from, test_from=how.test_from)
+    """Impressions, divided, and what items are called."""
+    rule = protocol_from_plain(how.protocol)
+    assert isinstance(rule, Impressions)
     table = folder / "impressions-sample" / "impressions.parquet"
     return with_items(divide(table, rule, name=f"{name}/{rule.name}"), folder / "items.parquet")
 

@@ -63,10 +63,8 @@ class FromLog:
 class FromImpressions:
     """A split that is made from a table of impressions, when it is needed."""
 
-    valid_from: str
-    """Impressions before this day train."""
-    test_from: str
-    """Those from this day on test."""
+    protocol: Options
+    """Plain data of the protocol."""
 
 
 @dataclass(frozen=True)
@@ -456,10 +454,19 @@ STUDIES: dict[str, Study] = {
         ),
     ),
     "mind-small": Study(
-        "MIND-small, a sample of 5,000 impressions, the impression as candidates",
+        "MIND-small, a sample of 5,000 impressions, drawn into the parts",
         "mind-small",
         _impressions(),
-        impressions=FromImpressions(valid_from="2019-11-13", test_from="2019-11-14"),
+        impressions=FromImpressions({"name": "drawn-impressions", "seed": 0}),
+        against="steerrec",
+    ),
+    "mind-small-by-time": Study(
+        "MIND-small, the same sample, divided by day",
+        "mind-small",
+        {name: run for name, run in _impressions().items() if name in ("popularity", "sasrec", "steerrec")},
+        impressions=FromImpressions(
+            {"name": "impressions", "valid_from": "2019-11-13", "test_from": "2019-11-14"},
+        ),
         against="steerrec",
     ),
     "yoochoose": Study(

@@ -20,7 +20,7 @@ from guiderec.data.doctor import examine
 from guiderec.data.impressions import read_impressions, split
 from guiderec.data.interactions import Interactions
 from guiderec.data.loader import Loader
-from guiderec.data.protocols import ImpressionSplit, LeaveOneOut, UserSplit, protocol_from_plain
+from guiderec.data.protocols import DrawnImpressions, ImpressionSplit, LeaveOneOut, UserSplit, protocol_from_plain
 from guiderec.data.sequences import ItemLists, Rows, Sequences
 from guiderec.errors import ConfigError, DataError
 
@@ -157,11 +157,32 @@ def test_shares_divide_where_no_time_is_given() -> None:
     assert [sorted(set(part.times.tolist())) for part in parts] == [[1, 2, 3, 4, 5, 6], [7, 8], [9, 10]]
 
 
+def test_drawn_impressions_are_divided_by_the_seed_alone() -> None:
+    lines = [{**line, "time": 7 * n % 61} for n, line in enumerate(random_lines(4))]
+    kept = []
+    for seed in (0, 0, 1):
+        rule = DrawnImpressions(seed=seed, fractions=(0.5, 0.2, 0.3))
+        dataset = split(table(lines), rule, name="tiny")
+        times = [set(dataset.part(part).sequences.times.tolist()) for part in ("train", "valid", "test")]
+        assert not times[0] & times[1] | times[0] & times[2] | times[1] & times[2]
+        clicked = [line["time"] for line in lines if line["clicked"]]
+        assert sorted(set.union(*times)) == sorted(set(clicked))
+        assert max(times[0]) > min(times[2])
+        kept.append(times)
+        slow = slowly(lines, ImpressionSplit(valid_from=0, test_from=1000))["valid"]  # all lines, as one part
+        expected = [row for row in slow if row["time"] in times[2]]
+        assert rows_of(dataset, "test") == expected
+        found = {finding.check: finding.status for finding in examine(dataset)}
+        assert found["future-in-train"] == "warning"
+        assert found["event-in-two-parts"] == "ok"
+    assert kept[0] == kept[1] != kept[2]
+
+
 def test_the_whole_catalogue_can_be_ranked() -> None:
     dataset = split(table(), RULE.replace(candidates="catalogue"), name="tiny")
     assert dataset.candidates is None
     assert dataset.shown is not None
-    with pytest.raises(ConfigError, match="only the protocol 'impressions' knows what was shown"):
+    with pytest.raises(ConfigError, match="only protocols of impressions know what was shown"):
         UserSplit(candidates="impression")
 
 

@@ -451,3 +451,51 @@ def test_two_sided_alignment_ties_the_negative_prediction_to_its_own_items() -> 
     torch.testing.assert_close(parts["tie"], expected)
     untied = (1 - config.balance) * parts["reconstruction"] + config.balance * parts["alignment"]
     torch.testing.assert_close(parts["loss"], untied + 0.7 * expected)
+
+
+SHOWN = torch.tensor([[20, 21, 22], [23, 0, 0], [24, 25, 0], [0, 0, 0], [26, 27, 28]])
+"""What was passed over beside the targets of ROWS; of the fourth nothing is known."""
+
+
+def shown_batch() -> Batch:
+    return dataclasses.replace(batch_of(ROWS), negatives=SHOWN)
+
+
+@pytest.mark.parametrize("tie", [0.0, 0.7])
+def test_items_that_were_passed_over_are_the_negatives_of_their_own_row(tie: float) -> None:
+    model = make(training_negatives={"name": "shown", "tie": tie}, p_uncond=0.0, balance=0.4, margin=0.1)
+    batch, noise = shown_batch(), Noise(3)
+    parts = model.loss(batch, noise)
+    x0 = model.items(batch.target)
+    noised = draw(x0, model.schedule, noise, batch.key)
+    positive = model.denoiser(noised.x_t, noised.t, model.encode(batch))
+    hinges, ties = [], []
+    for row, items in enumerate(SHOWN.tolist()):
+        if not any(items):
+            continue
+        centroid = torch.stack([model.items.weight[item] for item in items if item]).mean(dim=0)
+        away = model.denoiser(noised.x_t[row : row + 1], noised.t[row : row + 1], centroid[None])[0]
+        hinges.append(
+            (
+                F.cosine_similarity(away, x0[row], dim=0) - F.cosine_similarity(positive[row], x0[row], dim=0) + 0.1
+            ).clamp(min=0)
+        )
+        ties.append(1 - F.cosine_similarity(away, centroid, dim=0))
+    reconstruction = torch.stack(
+        [1 - F.cosine_similarity(positive[row], x0[row], dim=0) for row in range(len(ROWS))]
+    ).mean()
+    expected = 0.6 * reconstruction + 0.4 * torch.stack(hinges).mean() + tie * torch.stack(ties).mean()
+    torch.testing.assert_close(parts["loss"], expected)
+    assert ("tie" in parts) == (tie > 0)
+
+
+def test_more_padding_of_what_was_passed_over_changes_nothing() -> None:
+    model = make(training_negatives={"name": "shown", "tie": 0.3})
+    batch = shown_batch()
+    wider = dataclasses.replace(batch, negatives=F.pad(SHOWN, (0, 5)))
+    torch.testing.assert_close(model.loss(batch, Noise(1)), model.loss(wider, Noise(1)))
+
+
+def test_data_that_do_not_tell_what_was_passed_over_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'shown' needs data that tell what was passed over"):
+        make(training_negatives={"name": "shown"}).loss(batch_of(ROWS), Noise(0))

@@ -64,7 +64,7 @@ def prepare(
     ],
     folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.", metavar="SPLIT")],
     protocol: Annotated[
-        Literal["user-split", "leave-one-out", "session-split", "global-time", "impressions"],
+        Literal["user-split", "leave-one-out", "session-split", "global-time", "impressions", "drawn-impressions"],
         typer.Option("--protocol", help="How the log is divided."),
     ] = "leave-one-out",
     changes: Annotated[
@@ -96,8 +96,8 @@ def prepare(
 ) -> None:
     """Divide a log into training, validation and test, and write the split.
 
-    Filters apply in this order: duplicates, rating, length, k-core. For the protocol `impressions`, LOG is a table of
-    impressions (.parquet, .jsonl) with the columns user, time, history, clicked and unclicked, or MIND's behaviors.tsv.
+    Filters apply in this order: duplicates, rating, length, k-core. For the protocols of impressions, LOG is a table of
+    them (.parquet, .jsonl) with the columns user, time, history, clicked and unclicked, or MIND's behaviors.tsv.
 
     Example: guiderec data prepare log.csv splits/mine --protocol user-split --set seed=3 --k-core 5
     """
@@ -109,13 +109,13 @@ def prepare(
     from guiderec.data.dislikes import with_dislikes
     from guiderec.data.impressions import split as split_impressions
     from guiderec.data.interactions import Interactions
-    from guiderec.data.protocols import PROTOCOLS, ImpressionSplit
+    from guiderec.data.protocols import PROTOCOLS, Impressions
     from guiderec.errors import ConfigError
 
     rule: Any = override(PROTOCOLS[protocol](), parse_assignments(changes or []))
     filters = _filters(drop_duplicates, min_rating, min_length, k_core)
     columns = {"user": user, "item": item, "time": time, "rating": rating}
-    impressions = isinstance(rule, ImpressionSplit)
+    impressions = isinstance(rule, Impressions)
     if source.is_dir() or impressions:
         given = [f"--{role}" for role, column in columns.items() if column] + [part.name for part in filters]
         given += ["--dislike-at-most"] if dislike_at_most is not None else []
@@ -124,7 +124,7 @@ def prepare(
             raise ConfigError(f"{source} is {what}, not a log: {', '.join(given)} cannot apply to it.")
     if source.is_dir():
         dataset = prepared.resplit(source, rule)
-    elif isinstance(rule, ImpressionSplit):
+    elif isinstance(rule, Impressions):
         dataset = split_impressions(source, rule, name=f"{source.stem}/{rule.name}")
     else:
         log = Interactions.read(source, **columns, time_unit=time_unit, order=order, name=name)

@@ -26,7 +26,7 @@ import polars as pl
 
 from guiderec.data.dataset import Dataset, Vocabulary
 from guiderec.data.interactions import encode
-from guiderec.data.protocols import ImpressionSplit
+from guiderec.data.protocols import Impressions, ImpressionSplit
 from guiderec.data.sequences import Ids, ItemLists, Sequences
 from guiderec.errors import DataError
 
@@ -83,7 +83,7 @@ def read_impressions(source: str | Path | pl.DataFrame) -> pl.DataFrame:
     return table.sort("time", maintain_order=True)
 
 
-def split(source: str | Path | pl.DataFrame, protocol: ImpressionSplit | None = None, *, name: str) -> Dataset:
+def split(source: str | Path | pl.DataFrame, protocol: Impressions | None = None, *, name: str) -> Dataset:
     """The split of a table of impressions, or of a file with one; see `read_impressions`.
 
     The catalogue is every item that is clicked or shown anywhere. The stored time of a history is that of its
@@ -100,9 +100,8 @@ def split(source: str | Path | pl.DataFrame, protocol: ImpressionSplit | None = 
     users = None if table.schema["user"].is_integer() else table["user"].unique().sort()
     owner = table["user"].cast(pl.Int64).to_numpy() if users is None else encode(table["user"], users) - 1
     lists = {column: _encoded(table[column], raw) for column in LISTS}
-    first, second = protocol.cuts(table["time"].to_numpy())
-    part_of = np.digitize(table["time"].to_numpy(), [first, second])  # 0, 1, 2: train, valid, test
     times = table["time"].to_numpy()
+    part_of = protocol.part_of(times)
     sequences, unclicked, shown = {}, {}, {}
     for number, part in enumerate(PARTS):
         chosen = [

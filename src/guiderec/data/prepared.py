@@ -33,7 +33,7 @@ from guiderec.data.dataset import Dataset, Fingerprint, Vocabulary
 from guiderec.data.impressions import with_shown
 from guiderec.data.interactions import encode
 from guiderec.data.protocols import (
-    ImpressionSplit,
+    Impressions,
     LeaveOneOut,
     Parts,
     Protocol,
@@ -112,7 +112,7 @@ def load(path: str | Path, *, training_rows: TrainingRows | None = None, max_ite
     if max_items is None:
         _check_fingerprint(folder, record, dataset.fingerprint)
     dataset = replace(dataset, filters=tuple(record.get("filters", ())))
-    if isinstance(protocol, ImpressionSplit):
+    if isinstance(protocol, Impressions):
         dataset = _with_shown(dataset, frames, folder)
     told = folder / DISLIKES
     return replace(dataset, dislikes=_read_dislikes(dataset, told)) if told.exists() else dataset
@@ -397,7 +397,7 @@ def _dataset_of_parts(
         read = {part: keep_newest(sequences, protocol.max_items) for part, sequences in read.items()}
     elif max_items is not None:
         raise DataError(f"{name}: max_items is for user splits and leave-one-out, not for {protocol.name}.")
-    if isinstance(protocol, UserSplit | SessionSplit | ImpressionSplit):
+    if isinstance(protocol, UserSplit | SessionSplit | Impressions):
         parts = protocol.parts(*(read[part] for part in PARTS))
     else:
         evaluated = [_rows_from_file(read[part], frames[part], part) for part in ("valid", "test")]
@@ -432,7 +432,7 @@ def _write(dataset: Dataset, folder: Path) -> None:
             rows = dataset.part(part)
             frame = _sequence_frame(dataset, rows.sequences)
             frame = frame.with_columns(first_target=_first_targets(rows))
-            if isinstance(protocol, ImpressionSplit):
+            if isinstance(protocol, Impressions):
                 frame = frame.with_columns(_shown_frame(dataset, part))
             frame.write_parquet(folder / f"{part}.parquet")
     if dataset.dislikes is not None:

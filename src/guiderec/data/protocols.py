@@ -11,8 +11,10 @@ GlobalTime       events    every prefix before the  events of the test   all the
                            first cut                period
 ImpressionSplit  impres-   every click before the   every click of the   what the impression says was clicked before it
                  sions     first cut                test period
+DrawnImpressions impres-   every click of a drawn   every click of a     the same
+                 sions     impression               drawn impression
 
-All but the last rank the whole catalogue (`candidates`), and leave items of the history in it unless `seen` is "mask".
+All but the last two rank the whole catalogue (`candidates`). Items of the history stay in it unless `seen` is "mask".
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Protocol(Part):
     @classmethod
     def _are_known(cls, candidates: str) -> str:
         if candidates == "impression" and cls.divides != "impressions":
-            raise ValueError("only the protocol 'impressions' knows what was shown")
+            raise ValueError("only protocols of impressions know what was shown")
         return candidates
 
     @abstractmethod
@@ -331,30 +333,26 @@ class GlobalTime(TimeCuts):
         return rows_from(sequences, begin)
 
 
-class ImpressionSplit(TimeCuts):
-    """Impressions, each a list that was shown to a user, are divided by time; every click of one is a row.
+class Impressions(Protocol):
+    """What divides impressions, each a list that was shown to a user; every click of one is a row.
 
-        time  history  clicked  unclicked      part    rows              candidates   passed over
-        1     3 1      4        5 9            train   3 1 -> 4                       5 9
-        2     3 1      2 6      9              valid   3 1 -> 2          2 6 9        9
-                                                       3 1 -> 6          2 6 9        9
-        3     1        9        2              test    1 -> 9            2 9          2
-
-    A row is a sequence of its own: the history of the impression, cut by nobody, and the click. An impression exactly
-    at a cut belongs to the later part. The clicks of one impression compete with each other. `fractions` are of
-    impressions. Tables of impressions are read and divided in `guiderec.data.impressions`.
+    A row is a sequence of its own: the history of the impression, uncut, and the click. The clicks of one impression
+    compete with each other. Tables of impressions are read and divided in `guiderec.data.impressions`.
     """
 
     divides = "impressions"
-    name: Literal["impressions"] = "impressions"
     training_rows: TrainingRows = "last"
     shortest_history: int = Field(default=0, ge=0)
     candidates: Literal["catalogue", "impression"] = "impression"
 
+    @abstractmethod
+    def part_of(self, times: Ids) -> Ids:
+        """(M,) the part of each of M impressions at these times, which ascend: 0 trains, 1 validates, 2 tests."""
+
     def split(self, sequences: Sequences) -> Parts:
         """Always a DataError: sequences of events do not say what was shown."""
         raise DataError(
-            "The protocol 'impressions' divides a table of impressions; a log of events does not say what was shown.",
+            f"The protocol '{self.name}' divides a table of impressions; a log of events does not say what was shown.",
             hint="a table has the columns user, time, history, clicked and unclicked; see guiderec.data.impressions",
         )
 
@@ -363,18 +361,63 @@ class ImpressionSplit(TimeCuts):
         return Parts(*(_rows(part, "last", self.shortest_history) for part in (train, valid, test)))
 
 
-PROTOCOLS: dict[str, type[UserSplit | LeaveOneOut | SessionSplit | GlobalTime | ImpressionSplit]] = {
+class ImpressionSplit(Impressions, TimeCuts):
+    """Impressions are divided by time.
+
+        time  history  clicked  unclicked      part    rows              candidates   passed over
+        1     3 1      4        5 9            train   3 1 -> 4                       5 9
+        2     3 1      2 6      9              valid   3 1 -> 2          2 6 9        9
+                                                       3 1 -> 6          2 6 9        9
+        3     1        9        2              test    1 -> 9            2 9          2
+
+    An impression exactly at a cut belongs to the later part. `fractions` are of impressions.
+    """
+
+    name: Literal["impressions"] = "impressions"
+
+    def part_of(self, times: Ids) -> Ids:
+        """By the two cuts."""
+        return np.digitize(times, self.cuts(times)).astype(np.int64)
+
+
+class DrawnImpressions(Impressions):
+    """Impressions are drawn into the parts, whatever their time. It leaks: later impressions train.
+
+    What `ImpressionSplit` cannot measure where items live for a day: there most targets of a later day are new, and
+    here training has seen them. Of n impressions floor(f n) are drawn for training and validation each.
+    """
+
+    name: Literal["drawn-impressions"] = "drawn-impressions"
+    seed: int = 0
+    """Seed of the draw."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of impressions that train, validate and test."""
+
+    @field_validator("fractions")
+    @classmethod
+    def _sum_to_one(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
+        return _checked(fractions)
+
+    def part_of(self, times: Ids) -> Ids:
+        """By the seed and the order of time."""
+        place = np.empty(len(times), dtype=np.int64)
+        place[numpy_generator(self.seed, self.name).permutation(len(times))] = np.arange(len(times))
+        first, second = (int(share * len(times) + 1e-9) for share in self.fractions[:2])
+        return np.digitize(place, [first, first + second]).astype(np.int64)
+
+
+AnyProtocol = UserSplit | LeaveOneOut | SessionSplit | GlobalTime | ImpressionSplit | DrawnImpressions
+PROTOCOLS: dict[str, type[AnyProtocol]] = {
     "user-split": UserSplit,
     "leave-one-out": LeaveOneOut,
     "session-split": SessionSplit,
     "global-time": GlobalTime,
     "impressions": ImpressionSplit,
+    "drawn-impressions": DrawnImpressions,
 }
 
 
-def protocol_from_plain(
-    data: Mapping[str, Any],
-) -> UserSplit | LeaveOneOut | SessionSplit | GlobalTime | ImpressionSplit:
+def protocol_from_plain(data: Mapping[str, Any]) -> AnyProtocol:
     """The protocol that `to_plain` described. Raises ConfigError for an unknown name, with the nearest."""
     name = str(data.get("name"))
     if name not in PROTOCOLS:
