@@ -374,6 +374,7 @@ class ImpressionSplit(Impressions, TimeCuts):
     """
 
     name: Literal["impressions"] = "impressions"
+    training_rows: TrainingRows = "last"
 
     def part_of(self, times: Ids) -> Ids:
         """By the two cuts."""
