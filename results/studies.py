@@ -448,6 +448,7 @@ STUDIES: dict[str, Study] = {
         against="adigrec",
         joined_by=("zhihu",),
         beside=("dimerec", "adigrec"),
+        seeds=(0, 1, 2),
         note=(
             "Rows of ADIGRec's Table 3 with the settings and budget of the study above. G1 without anything else is "
             "DimeRec, to the last bit."
