@@ -14,7 +14,7 @@ from guiderec.cli.main import main
 from guiderec.recipes import registry
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md"), ROOT / "results/README.md"])
-RUN_ALONE = ["diffusion.md", "large_catalogues.md", "steering.md"]
+RUN_ALONE = ["data.md", "diffusion.md", "large_catalogues.md", "steering.md"]
 COVERED = {"tutorial.md", "extending.md", "protocols.md", "README.md", *RUN_ALONE}
 
 
