@@ -232,7 +232,7 @@ def test_plain_data_and_back(rule):
         (
             lambda: protocol_from_plain({"name": "user_split"}),
             "'user_split' is not a protocol. Did you mean 'user-split'?"
-            " Hint: one of user-split, leave-one-out, session-split, global-time.",
+            " Hint: one of user-split, leave-one-out, session-split, global-time, impressions, drawn-impressions.",
         ),
     ],
 )
