@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -162,4 +163,108 @@ def test_a_database_that_goes_away_is_said_to_and_forgotten_events_are_not_ackno
     with pytest.raises(ServingError, match="does not answer: no such table"):
         store.stored(["ada"])
     store.check()  # it answers, after all
+    store.close()
+
+
+# ------------------------------------------------------------------------------------------------ remembered reads
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    return tmp_path / "remembered.sqlite"
+
+
+def reads_of(store: FeedbackStore, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The users whose rows were read, call by call, from now on."""
+    calls: list[list[str]] = []
+    real = store._read
+
+    def read(users: Sequence[str]) -> dict[str, Stored]:
+        calls.append(list(users))
+        return real(users)
+
+    monkeypatch.setattr(store, "_read", read)
+    return calls
+
+
+def test_rows_are_read_again_only_after_a_commit(sqlite_file: Path, monkeypatch: pytest.MonkeyPatch):
+    store = FeedbackStore(f"sqlite:///{sqlite_file}")
+    calls = reads_of(store, monkeypatch)
+    store.append([Event("a", "like", item="1")])
+    first = store.stored(["a", "b"])
+    assert store.stored(["b", "a"]) == first
+    assert store.stored(["a", "c"])["a"] == first["a"]
+    assert calls == [["a", "b"], ["c"]]
+    store.append([Event("a", "clear", item="1")])
+    assert store.stored(["a"]) == {"a": Stored()}
+    assert calls == [["a", "b"], ["c"], ["a"]]
+    store.close()
+
+
+def test_what_another_connection_commits_or_deletes_is_seen_at_once(sqlite_file: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another server writes; then somebody forgets a user with a tool of their own, which no event announces."""
+    here, there = FeedbackStore(f"sqlite:///{sqlite_file}"), FeedbackStore(f"sqlite:///{sqlite_file}")
+    calls = reads_of(here, monkeypatch)
+    for turn in range(20):
+        assert len(here.stored(["a"])["a"].seen) == turn
+        assert len(here.stored(["a"])["a"].seen) == turn
+        there.append([Event("a", "seen", item=str(turn))])
+    assert len(calls) == 20
+    assert len(here.stored(["a"])["a"].seen) == 20
+    with contextlib.closing(sqlite3.connect(sqlite_file)) as tool, tool:
+        tool.execute("DELETE FROM guiderec_feedback WHERE user_id = 'a'")
+    assert here.stored(["a"]) == {"a": Stored()}
+    here.close()
+    there.close()
+
+
+def test_a_commit_while_rows_are_read_is_not_missed(sqlite_file: Path, monkeypatch: pytest.MonkeyPatch):
+    """It falls between the question for the version and the rows, or after the rows and before they are remembered."""
+    store = FeedbackStore(f"sqlite:///{sqlite_file}")
+    real = store._read
+
+    def read(users: Sequence[str]) -> dict[str, Stored]:
+        store.append([Event("a", "seen", item="before")])
+        found = real(users)
+        store.append([Event("a", "seen", item="after")])
+        return found
+
+    monkeypatch.setattr(store, "_read", read)
+    assert store.stored(["a"])["a"].seen == ["before"]
+    monkeypatch.setattr(store, "_read", real)
+    assert store.stored(["a"])["a"].seen == ["before", "after"]
+    store.close()
+
+
+def test_memory_of_users_is_bounded(sqlite_file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("guiderec.serving.feedback._REMEMBERED", 3)
+    store = FeedbackStore(f"sqlite:///{sqlite_file}")
+    for number in range(20):
+        assert store.stored([f"u{number}"]) == {f"u{number}": Stored()}
+    assert store._remembered is not None
+    assert len(store._remembered._found) <= 4
+    store.close()
+
+
+def test_many_threads_agree_while_one_writes(sqlite_file: Path):
+    """No reader ever sees less than what was acknowledged before it asked."""
+    store, acknowledged = FeedbackStore(f"sqlite:///{sqlite_file}"), [0]
+    behind: list[tuple[int, int]] = []
+
+    def look() -> None:
+        while acknowledged[0] < 60:
+            least = acknowledged[0]
+            found = len(store.stored(["a"])["a"].seen)
+            if found < least:
+                behind.append((least, found))
+
+    readers = [threading.Thread(target=look) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for number in range(60):
+        store.append([Event("a", "seen", item=str(number))])
+        acknowledged[0] = number + 1
+    for reader in readers:
+        reader.join()
+    assert not behind
     store.close()

@@ -203,7 +203,8 @@ def candidates_for(index: CandidateIndex, k: int) -> int:
 def inference(model: Recommender) -> Iterator[None]:
     """The model in eval mode without gradients; afterwards every module has the mode it had."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         with torch.inference_mode():
             yield

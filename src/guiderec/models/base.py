@@ -7,6 +7,7 @@ A model is constructed from its `Config` and the number of items, knows one devi
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
@@ -76,7 +77,7 @@ class Recommender(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model's tensors are."""
-        return next(iter([*self.parameters(), *self.buffers()])).device
+        return next(chain(self.parameters(), self.buffers())).device
 
 
 class Parts(NamedTuple):

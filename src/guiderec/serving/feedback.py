@@ -4,8 +4,10 @@
 
 Nothing is ever changed or deleted. What a user wishes now is the last like or dislike of each item and category that no
 later `clear` undid; what they saw is every `seen`, in order. Every read asks the database, so feedback acts on the next
-request of every server that shares it. `append` returns after the commit: what it returned survives a killed process.
-SQLite (write-ahead log, synchronous = FULL: a commit is on the disk) and PostgreSQL.
+request of every server that shares it: PostgreSQL is asked for the rows; SQLite is asked whether anything was committed
+since the last read, by whatever process, and only then for the rows (`_Remembered`). `append` returns after the commit:
+what it returned survives a killed process. SQLite (write-ahead log, synchronous = FULL: a commit is on the disk) and
+PostgreSQL.
 
 Items are kept as text, since a later catalogue may number them in another way.
 """
@@ -13,7 +15,9 @@ Items are kept as text, since a later catalogue may number them in another way.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -53,6 +57,8 @@ MAX_SEEN = 1000
 """Stored `seen` events that act on a request: the newest ones."""
 
 TABLE = "guiderec_feedback"
+_REMEMBERED = 10_000
+"""Users whose feedback is kept in memory at most."""
 _WAIT = 10
 """Seconds to wait for a connection or for another process to finish writing."""
 
@@ -118,6 +124,7 @@ class FeedbackStore:
         self.where = parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
         """The URL without its password."""
         self._engine = _engine(parsed)
+        self._remembered = _Remembered(self._engine) if parsed.get_backend_name() == "sqlite" else None
         try:
             with self._explained("cannot be opened"):
                 self._create_table()
@@ -136,11 +143,15 @@ class FeedbackStore:
         return [Recorded(id_, now, e) for id_, e in zip(ids, new, strict=True)]
 
     def stored(self, users: Sequence[str]) -> dict[str, Stored]:
-        """What acts for each of these users; users without feedback have an empty `Stored`."""
+        """What acts for each of these users; users without feedback have an empty `Stored`. Not to be changed."""
+        if not users:
+            return {}
+        with self._explained("does not answer"):
+            return self._read(users) if self._remembered is None else self._remembered.stored(users, self._read)
+
+    def _read(self, users: Sequence[str]) -> dict[str, Stored]:
         found = {user: Stored() for user in users}
-        if not found:
-            return found
-        with self._explained("does not answer"), self._engine.connect() as connection:
+        with self._engine.connect() as connection:
             for user, kind, item, category in connection.execute(_CURRENT, {"users": list(found)}):
                 if kind == "seen":
                     found[user].seen.append(item)
@@ -156,6 +167,8 @@ class FeedbackStore:
 
     def close(self) -> None:
         """Let go of all connections."""
+        if self._remembered is not None:
+            self._remembered.close()
         self._engine.dispose()
 
     def _create_table(self) -> None:
@@ -175,8 +188,58 @@ class FeedbackStore:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:
             raise ServingError(f"The feedback database {self.where} {what}: {_first_line(error)}.") from error
+
+
+class _Remembered:
+    """What was read from SQLite, for as long as nobody commits anything.
+
+    `PRAGMA data_version` on a connection that never writes changes with every commit of any other connection, of this
+    process or another. It is asked before rows are read, so that what is remembered is never older than the version.
+    One commit makes all be forgotten, so that deleted rows are too.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._asking = threading.Lock()
+        self._watcher: Any = None
+        self._version: int | None = None
+        self._found: dict[str, Stored] = {}
+
+    def stored(self, users: Sequence[str], read: Callable[[Sequence[str]], dict[str, Stored]]) -> dict[str, Stored]:
+        """As `read` would answer now, which is called for the users that are not remembered."""
+        with self._asking:
+            version = self._now()
+            if version != self._version or len(self._found) > _REMEMBERED:
+                self._found.clear()
+                self._version = version
+            known = {user: self._found[user] for user in users if user in self._found}
+        unknown = [user for user in users if user not in known]
+        if unknown:
+            known |= read(unknown)
+            with self._asking:
+                if version == self._version:
+                    self._found.update((user, known[user]) for user in unknown)
+        return known
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        with self._asking:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None
+
+    def _now(self) -> int:
+        if self._watcher is None:
+            self._watcher = self._engine.raw_connection()
+        try:
+            ((version,),) = self._watcher.cursor().execute("PRAGMA data_version").fetchall()  # all: reading is over
+        except sqlite3.Error:
+            self._watcher.invalidate()
+            self._watcher, self._version = None, None  # another connection counts from elsewhere
+            raise
+        return int(version)
 
 
 def _current() -> Any:
@@ -246,7 +309,7 @@ def _bounded_postgresql(connection: Any, _: object) -> None:
     connection.commit()  # a rollback would undo the setting
 
 
-def _first_line(error: SQLAlchemyError) -> str:
+def _first_line(error: Exception) -> str:
     """What the database said, without the statement and the links that SQLAlchemy adds."""
     cause = getattr(error, "orig", None) or error
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")

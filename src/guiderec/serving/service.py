@@ -434,7 +434,9 @@ def _honoured(question: _Question) -> Honoured:
 def _ranked(item: Item, row: dict[str, Any], by: Loaded) -> RankedItem:
     summands = row.get("contributions")
     return RankedItem(
-        **item.model_dump(),
+        item_id=item.item_id,
+        name=item.name,
+        category=item.category,
         rank=row["rank"],
         score=row["score"],
         contributions=None if summands is None else [_contribution(summand, by) for summand in summands],
