@@ -170,8 +170,9 @@ This page is written by `results/render.py` from the records in [`results/`](../
 
 How to read it:
 
-- All numbers are means over evaluation rows. Every row is ranked once, against the whole catalogue, without padding;
-  items of the history compete unless the table says otherwise; ties count against the model.
+- All numbers are means over evaluation rows. Every row is ranked once, against the whole catalogue (where the protocol
+  says `candidates = "impression"`, against what was shown), without padding; items of the history compete unless the
+  table says otherwise; ties count against the model.
 - `a ± s` is the mean and the sample standard deviation over training seeds. A single run is given with its 95 %
   bootstrap interval over rows, which says how much the sample of test users matters, and nothing about seeds.
 - Epochs are chosen on the validation part, by the metric that the recipe names. The test part is looked at afterwards

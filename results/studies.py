@@ -177,6 +177,7 @@ UNTRAINED: Options = {
 }
 """What makes the recipes without training comparable with the others on sessions."""
 
+SASREC_ON_SESSIONS: Options = {"training.epochs": 24, "training.patience": 4}
 DREAMREC_ON_SESSIONS: Options = {"training.epochs": 24, "training.validate_every_epochs": 2, "training.patience": 3}
 
 SHORT_ITEMS: Options = {
@@ -410,7 +411,7 @@ STUDIES: dict[str, Study] = {
                 {
                     "popularity": UNTRAINED,
                     "markov": UNTRAINED,
-                    "sasrec": {"training.epochs": 12, "training.patience": 2},
+                    "sasrec": SASREC_ON_SESSIONS,
                     "comirec": {"training.epochs": 30, "training.patience": 2},
                     "diffrec": {
                         "model.hidden": [200],
@@ -478,7 +479,7 @@ STUDIES: dict[str, Study] = {
             {
                 "popularity": UNTRAINED,
                 "markov": UNTRAINED,
-                "sasrec": PART_OF_THE_ROWS,
+                "sasrec": {**PART_OF_THE_ROWS, **SASREC_ON_SESSIONS},
                 "dreamrec": {**PART_OF_THE_ROWS, **DREAMREC_ON_SESSIONS},
                 "dimerec": {**SHORT_ITEMS, **PART_OF_THE_ROWS},
                 "adigrec": {**SHORT_ITEMS, **PART_OF_THE_ROWS},
