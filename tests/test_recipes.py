@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,7 @@ def test_builds_and_takes_a_step(name: str):
     rows, _ = planted_rows(60, 4)
     model.prepare(sequences_of(rows))
     batch = batch_of(rows[:8], width=experiment.max_length)
+    batch = replace(batch, negatives=torch.arange(1, 25).reshape(8, 3))  # what data of impressions tell
     if model.trains:
         before = {key: value.clone() for key, value in model.named_parameters()}
         optimizer = torch.optim.AdamW(model.parameters(), lr=experiment.training.learning_rate, weight_decay=0.0)
