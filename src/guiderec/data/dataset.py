@@ -17,6 +17,9 @@ from guiderec.errors import DataError, nearest
 
 RawId = str | int
 
+_SHOWN = 3
+"""Ids in the text of a vocabulary."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -31,6 +34,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.raw)
+
+    def __repr__(self) -> str:
+        first = ", ".join(map(repr, self.raw[:_SHOWN])) + (", ..." if len(self) > _SHOWN else "")
+        columns = "" if self.table is None else f"; table: {', '.join(self.table.columns)}"
+        return f"Vocabulary({len(self):,} items: {first}{columns})"
 
     @cached_property
     def _ids(self) -> dict[RawId, int]:
@@ -119,6 +127,16 @@ class Dataset:
     """Plain data of the filters that the log went through before it was split, in order."""
     users: pl.Series | None = None
     """Raw user ids where they are text: `Sequences.users` counts into it. None: the users are the raw integers."""
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{len(self.part(name)):,} {name}" for name in ("train", "valid", "test"))
+        optional = ("candidates", "dislikes", "unclicked", "shown", "filters")
+        known = [name for name in optional if getattr(self, name)]
+        return (
+            f"Dataset({self.name!r}, protocol {str(self.protocol.get('name'))!r}: {self.fingerprint.users:,} users, "
+            f"{self.n_items:,} items, {self.fingerprint.interactions:,} interactions; rows: {rows}; seen items are "
+            f"{'masked' if self.seen == 'mask' else 'kept'}{'; with ' + ', '.join(known) if known else ''})"
+        )
 
     @cached_property
     def split_sha256(self) -> str:

@@ -33,6 +33,10 @@ class Sequences:
     def __getitem__(self, s: int) -> Ids:
         return self.items[self.offsets[s] : self.offsets[s + 1]]
 
+    def __repr__(self) -> str:
+        times = "" if self.times is None else ", with times"
+        return f"Sequences({len(self):,} sequences, {len(self.items):,} events{times})"
+
     @property
     def lengths(self) -> Ids:
         """(S,) number of items in each sequence."""
@@ -59,6 +63,9 @@ class ItemLists:
 
     def __getitem__(self, s: int) -> Ids:
         return self.items[self.offsets[s] : self.offsets[s + 1]]
+
+    def __repr__(self) -> str:
+        return f"ItemLists({len(self):,} lists, {len(self.items):,} items)"
 
     @classmethod
     def from_lists(cls, lists: list[list[int]] | list[Ids]) -> ItemLists:
@@ -92,6 +99,9 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.sequence)
+
+    def __repr__(self) -> str:
+        return f"Rows({len(self):,} rows of {self.sequences!r})"
 
     @classmethod
     def last_items(cls, sequences: Sequences) -> Rows:
