@@ -141,11 +141,16 @@ def page(records: Sequence[Record], comparisons: Mapping[str, Mapping[str, Any]]
 
 
 def readme_block(records: Sequence[Record], published: Mapping[str, Any]) -> str:
-    """The short tables of the README: for every released split, each model at its largest width with records."""
+    """The short tables of the README: for every split with a paper's table, each model at its largest width."""
+    shown = {name for study in STUDIES.values() for name, run in study.runs.items() if run.in_readme}
     parts = []
     for data, widest in _by_data(records).items():
+        if data not in published:
+            continue
         rows = []
         for key, own in widest.items():
+            if key not in shown:
+                continue
             values = over_seeds(own, "test")[key]
             printed = published_for(published, own, key)
             rows.append(
@@ -157,10 +162,9 @@ def readme_block(records: Sequence[Record], published: Mapping[str, Any]) -> str
                     "–" if printed is None else " / ".join(_printed(printed[1], metric) for metric in SHORT),
                 )
             )
-        title = published.get(data, {}).get("title", f"`{data}`")
         table = _table(("Model", "Width", "Seeds", *map(_title, SHORT), "Published"), rows)
-        parts += [f"{title}, test part:", table, _lines(_findings_for(data, records, widest, published))]
-    return "\n\n".join(part for part in parts if part) or "No records yet."
+        parts += [f"{published[data]['title']}, test part:", table] if rows else []
+    return "\n\n".join(parts) or "No records yet."
 
 
 def _introduction() -> str:

@@ -38,6 +38,8 @@ class Run:
     """Label -> evaluation of the same weights. The row is called `<run>/<label>`."""
     interests: bool = False
     """Whether the interests behind its lists are measured as well, on the test part."""
+    in_readme: bool = True
+    """Whether the README shows it too; its readings are on the page of results alone."""
     learns_from: str = "the same targets"
     """What it is trained on, where it is set against the model that the study is about."""
 
@@ -233,6 +235,7 @@ def _table_3(options: Options) -> dict[str, Run]:
             options,
             published=f"{row} in Table 3",
             interests=name != "g2",
+            in_readme=False,
         )
         for name, (title, row) in rows.items()
     }
@@ -333,6 +336,7 @@ STUDIES: dict[str, Study] = {
                 recipe="steerrec:beauty_every_prefix",
                 published=None,
                 readings={},
+                in_readme=False,
             ).with_options(training__epochs=8)  # six times as many rows as the protocol has
         },
     ),
@@ -346,6 +350,7 @@ STUDIES: dict[str, Study] = {
                 recipe="steerrec:beauty_two_sided",
                 published=None,
                 readings={},
+                in_readme=False,
             )
         },
         against="steerrec-two-sided-random",

@@ -115,7 +115,7 @@ def test_numbers_of_the_page(root: Path):
 
 
 def test_verdicts_follow_from_the_numbers(root: Path):
-    text = render.rendered(root)[root / "README.md"]
+    text = render.rendered(root)[root / "docs/results.md"]
     assert "is above every number of SteerRec, Table 1 for Beauty, user split" in text
     assert "at or above it in 1 of 4 metrics" in text  # 0.035 against 0.0443, 0.0334, 0.0531, 0.0365
     assert (
@@ -124,14 +124,14 @@ def test_verdicts_follow_from_the_numbers(root: Path):
     )
     path = root / "results/beauty-baselines/sasrec-every-position-seed0.json"
     path.write_text(json.dumps(record(0, 0.030, dim=128)))
-    text = render.rendered(root)[root / "README.md"]
+    text = render.rendered(root)[root / "docs/results.md"]
     assert "is not above the best numbers of SteerRec, Table 1" in text
     assert (
         "SASRec trained on every item of a user (width 128, 1 seed) is above SteerRec (width 512, 2 seeds) in 0 of 4"
         in text
     )
     path.write_text(json.dumps(record(0, 0.035, dim=128)))
-    assert "in NDCG@5, and not in the others" in render.rendered(root)[root / "README.md"]
+    assert "in NDCG@5, and not in the others" in render.rendered(root)[root / "docs/results.md"]
 
 
 def test_an_ablation_is_set_against_the_model_of_its_own_study(root: Path):
@@ -140,9 +140,20 @@ def test_an_ablation_is_set_against_the_model_of_its_own_study(root: Path):
     wider.write_text(json.dumps(record(0, 0.05, dim=3072)))
     ablated = root / "results/beauty-d512/steerrec-without-gal-seed0.json"
     ablated.write_text(json.dumps(record(0, 0.045, dim=512)))
-    text = render.rendered(root)[root / "README.md"]
+    text = render.rendered(root)[root / "docs/results.md"]
     assert "SteerRec without GAL (width 512, 1 seed) is above SteerRec (width 512, 2 seeds) in 4 of 4 metrics" in text
     assert "(width 128, 1 seed) is above SteerRec (width 3072, 1 seed) in 4 of 4 metrics" in text
+
+
+def test_readme_has_neither_readings_nor_parts_of_a_model(root: Path):
+    ablated = root / "results/zhihu-ablation/adigrec-g2-seed0.json"
+    ablated.parent.mkdir()
+    ablated.write_text(json.dumps(record(0, 0.045, dim=64)))
+    texts = render.rendered(root)
+    for title in ("ADIGRec: G2 alone", "SteerRec without PNG"):
+        assert title in texts[root / "docs/results.md"]
+        assert title not in texts[root / "README.md"]
+    assert "| SteerRec | 512 |" in texts[root / "README.md"]
 
 
 def test_readme_keeps_what_is_outside_the_marks(root: Path):
