@@ -50,6 +50,9 @@ class FakeServer:
     steers: bool = True
     explains: bool = True
     scale: float | None = 1.0
+    first: int = 50
+    """People that are listed without a search, at most."""
+    seen: dict[str, list[int]] = field(default_factory=dict)
     stored: dict[str, dict[str, list[Plain]]] = field(default_factory=dict)
     key: str | None = None
     failures: dict[str, list[tuple[int, Plain, dict[str, str]]]] = field(default_factory=dict)
@@ -115,13 +118,13 @@ class FakeServer:
         flags = {"has_people": bool(self.people), "has_categories": True}
         return {**self._label(), "n_items": N_ITEMS, "default_guidance_scale": self.scale, "honours": honours, **flags}
 
-    def _people(self, _: Plain) -> Plain:
-        return {
-            "people": [
-                {"user": user, "length": len(items), "preview": [self.names[j] for j in reversed(items[-3:])]}
-                for user, items in self.people.items()
-            ]
-        }
+    def _people(self, query: Plain) -> Plain:
+        found = [
+            {"user": user, "length": len(items), "preview": [self.names[j] for j in reversed(items[-3:])]}
+            for user, items in self.people.items()
+            if query.get("search", "").lower() in user.lower()
+        ]
+        return {"people": found[: min(self.first, int(query["limit"]))], "total": len(found)}
 
     def _categories(self, _: Plain) -> Plain:
         return {"categories": [{"name": name, "n_items": N_ITEMS // 4} for name in CATEGORIES]}
@@ -132,6 +135,10 @@ class FakeServer:
         return {"items": found[: int(query["limit"])]}
 
     def _store(self, body: Plain) -> None:
+        if body["kind"] in ("seen", "unseen"):
+            others = [j for j in self.seen.get(body["user"], []) if body["kind"] == "seen" or j != body["item"]]
+            self.seen[body["user"]] = [*others, body["item"]] if body["kind"] == "seen" else others
+            return
         target = {name: body[name] for name in ("item", "category") if name in body}
         kept = self.stored.setdefault(body["user"], {"like": [], "dislike": []})
         for kind, targets in kept.items():
@@ -140,11 +147,11 @@ class FakeServer:
     def _recommend(self, body: Plain) -> Plain:
         user = body.get("user")
         kept = self.stored.get(user, {"like": [], "dislike": []})
-        wishes = {
+        wishes: dict[str, list[Plain]] = {
             "likes": [*kept["like"], *body.get("likes", [])],
             "dislikes": [*kept["dislike"], *body.get("dislikes", [])],
         }
-        history = body["history"] if body.get("history") is not None else self.people[user]
+        history = body["history"] if body.get("history") is not None else [*self.people[user], *self.seen.get(user, [])]
         given = body.get("guidance_scale")
         scale = self.scale if given is None else given
         items = self.ranked(history, wishes, 0.0 if scale is None else scale, body)
@@ -154,7 +161,10 @@ class FakeServer:
             "history": [self.item(j) for j in history],
             "items": items,
             "honoured": {kind: honours[kind] if wishes[kind] else None for kind in ("likes", "dislikes")},
-            "wishes": wishes,
+            "wishes": {
+                **wishes,
+                "items": [self.item(w["item"]) for said in wishes.values() for w in said if "item" in w],
+            },
             "guidance_scale": scale,
             "model": self._label(),
         }

@@ -111,7 +111,7 @@ def test_order_of_focus(shown: Shown):
     order = [step["id"] for step in met]
     expected = ["who", "person", "shuffle", "history-action", "exclude-seen"]
     expected += ["category", "category-like", "category-dislike", "strength", "compare", "side"]
-    assert order == [*expected, "card", "category", "like", "dislike", "why"]  # one card of ten
+    assert order == [*expected, "card", "category", "like", "dislike", "seen", "why"]  # one card of ten
     assert all(step["ring"] and step["seen"] for step in met)
 
 

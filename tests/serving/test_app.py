@@ -38,7 +38,8 @@ def test_from_a_dislike_to_another_list_and_back(client: TestClient):
     after = client.post("/recommend", json={"user": "0", "k": 3, "explain": True}).json()
     assert top["item_id"] not in [item["item_id"] for item in after["items"]]
     assert after["honoured"]["dislikes"] == "steered"
-    assert after["wishes"] == {"likes": [], "dislikes": [{"item": top["item_id"]}]}
+    named = {name: top[name] for name in ("item_id", "name", "category")}
+    assert after["wishes"] == {"likes": [], "dislikes": [{"item": top["item_id"]}], "items": [named]}
     assert set(after["items"][0]["contributions"][0]) == {"source", "item_id", "name", "category", "amount"}
     stored = client.get("/feedback", params={"user": "0"}).json()
     assert stored == {"user": "0", "likes": [], "dislikes": [{"item": top["item_id"]}], "seen": []}

@@ -166,6 +166,16 @@ def test_a_database_that_goes_away_is_said_to_and_forgotten_events_are_not_ackno
     store.close()
 
 
+def test_what_was_seen_can_be_taken_back_and_seen_again(store: FeedbackStore):
+    store.append([Event("ada", "seen", item=item) for item in ("a", "b", "a")])
+    store.append([Event("ada", "like", item="a"), Event("ada", "unseen", item="a"), Event("bob", "seen", item="a")])
+    found = store.stored(["ada", "bob"])
+    assert found["ada"] == Stored(likes=[Event("ada", "like", item="a")], seen=["b"])  # a wish is another matter
+    assert found["bob"].seen == ["a"]
+    store.append([Event("ada", "seen", item="a"), Event("ada", "unseen", item="never seen")])
+    assert store.stored(["ada"])["ada"].seen == ["b", "a"]
+
+
 # ------------------------------------------------------------------------------------------------ remembered reads
 
 

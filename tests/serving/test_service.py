@@ -328,11 +328,41 @@ def test_people_of_a_split(service: Service, split: Path):
     people = People.of(prepared.load(split))
     assert people.history("2") == ["i08", "i09", "i10", "i11", "i12"]
     assert people.history("3") == []
-    listed = service.known_people(2).people
+    listed = service.known_people("", 2).people
     assert [(person.user, person.length, person.preview) for person in listed] == [
         ("0", 4, ["Thing 4", "Thing 3", "Thing 2"]),
         ("1", 3, ["Thing 7", "Thing 6", "Thing 5"]),
     ]
+
+
+def test_people_are_found_by_their_names():
+    names = ["Ann", "joann", "Bob", "annabel", "ANN"]
+    people = People((), (), {name: [] for name in names})
+    assert people.search("ann", 10) == (["Ann", "ANN", "annabel", "joann"], 4)
+    assert people.search(" ANN ", 2) == (["Ann", "ANN"], 4)
+    assert people.search("", 2) == (["Ann", "joann"], 5)
+    assert people.search("a.n", 10) == ([], 0)  # a text, not a pattern
+    assert People.nobody().search("ann", 10) == ([], 0)
+
+
+def test_a_search_that_the_service_answers(service: Service):
+    found = service.known_people("2", 50)
+    assert ([person.user for person in found.people], found.total) == (["2"], 1)
+    assert service.known_people("", 2).total == 3
+
+
+def test_wishes_come_with_the_names_of_their_items(service: Service):
+    service.record(FeedbackRequest(user="ada", kind="dislike", item="i03")).result()
+    wishes = ask(service, user="ada", likes=[{"item": "i09"}, {"category": "Jazz"}]).wishes
+    assert [(item.item_id, item.name) for item in wishes.items] == [("i09", "Thing 9"), ("i03", "Thing 3")]
+
+
+def test_unseen_takes_seen_back(service: Service):
+    before = ask(service, user="1", exclude_seen=True)
+    for kind in ("seen", "unseen"):
+        service.record(FeedbackRequest(user="1", kind=kind, item=before.items[0].item_id)).result()
+        after = ask(service, user="1", exclude_seen=True)
+        assert (after == before) == (kind == "unseen")
 
 
 def test_sessions_of_a_person_are_joined_and_beginnings_are_not_told_twice():

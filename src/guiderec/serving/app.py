@@ -77,6 +77,7 @@ _GivenKey = Annotated[
 ]
 _Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries at most.")]
 _User = Annotated[User, Query(description="Whose.")]
+_Person = Annotated[str, Query(max_length=MAX_TEXT, description="Part of a user's name.")]
 _Search = Annotated[str, Query(max_length=MAX_TEXT, description="Part of a name, or an id.")]
 
 _log = logging.getLogger("guiderec.serving")
@@ -176,9 +177,9 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
         return _json(service.categories())
 
     @app.get("/people", responses=_replies(PeopleReply, 401, 422), tags=["catalogue"], **guarded)
-    def people(limit: _Limit = 50) -> Response:
-        """Users whose histories are known, those of the test part first."""
-        return _json(service.known_people(limit))
+    def people(search: _Person = "", limit: _Limit = 50) -> Response:
+        """Users whose histories are known, by name; without a text all, those of the test part first."""
+        return _json(service.known_people(search, limit))
 
     @app.get("/model", responses=_replies(ModelReply, 401), tags=["model"], **guarded)
     def model() -> Response:

@@ -1,13 +1,13 @@
 """Feedback in SQL: one append-only table of events. The only file that knows a database.
 
-    guiderec_feedback    id, time (UTC), user_id, kind (like | dislike | clear | seen), item | category
+    guiderec_feedback    id, time (UTC), user_id, kind (like | dislike | clear | seen | unseen), item | category
 
 Nothing is ever changed or deleted. What a user wishes now is the last like or dislike of each item and category that no
-later `clear` undid; what they saw is every `seen`, in order. Every read asks the database, so feedback acts on the next
-request of every server that shares it: PostgreSQL is asked for the rows; SQLite is asked whether anything was committed
-since the last read, by whatever process, and only then for the rows (`_Remembered`). `append` returns after the commit:
-what it returned survives a killed process. SQLite (write-ahead log, synchronous = FULL: a commit is on the disk) and
-PostgreSQL.
+later `clear` undid; what they saw is every `seen` that no later `unseen` of the item took back, in order. Every read
+asks the database, so feedback acts on the next request of every server that shares it: PostgreSQL is asked for the
+rows; SQLite is asked whether anything was committed since the last read, by whatever process, and only then for the
+rows (`_Remembered`). `append` returns after the commit: what it returned survives a killed process. SQLite (write-ahead
+log, synchronous = FULL: a commit is on the disk) and PostgreSQL.
 
 Items are kept as text, since a later catalogue may number them in another way.
 """
@@ -49,7 +49,7 @@ try:
 except ImportError:  # the only module that needs it
     raise ConfigError("Feedback needs SQLAlchemy.", hint="pip install 'guiderec[serve]'") from None
 
-Kind = Literal["like", "dislike", "clear", "seen"]
+Kind = Literal["like", "dislike", "clear", "seen", "unseen"]
 
 MAX_WISHES = 100
 """Stored likes, and stored dislikes, that act on a request: the newest ones."""
@@ -246,9 +246,13 @@ def _current() -> Any:
     """Rows (user, kind, item, category) of all that acts for `users`, in the order of the events."""
     mine = events.c.user_id.in_(bindparam("users", expanding=True))
     thing = [events.c.user_id, events.c.item, events.c.category]
-    last = select(func.max(events.c.id)).where(mine, events.c.kind != "seen").group_by(*thing)
+    wishes = events.c.kind.in_(["like", "dislike", "clear"])
+    last = select(func.max(events.c.id)).where(mine, wishes).group_by(*thing)
     said = select(events).where(mine, events.c.id.in_(last), events.c.kind != "clear")
-    seen = select(events).where(mine, events.c.kind == "seen")
+    later = events.alias("later")
+    same = (later.c.user_id == events.c.user_id) & (later.c.item == events.c.item) & (later.c.id > events.c.id)
+    taken_back = select(later.c.id).where(same, later.c.kind == "unseen").exists()
+    seen = select(events).where(mine, events.c.kind == "seen", ~taken_back)
     acting = said.union_all(seen).subquery()
     age = func.row_number().over(partition_by=[acting.c.user_id, acting.c.kind], order_by=acting.c.id.desc())
     aged = select(acting, age.label("age")).subquery()

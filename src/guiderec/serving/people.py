@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import Self
+
+import polars as pl
 
 from guiderec.data.dataset import Dataset, RawId
 from guiderec.data.protocols import SessionSplit, protocol_from_plain
@@ -51,6 +55,29 @@ class People:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
+
+    def search(self, words: str, limit: int) -> tuple[list[str], int]:
+        """The first `limit` users whose names contain a text in any case, and how many do.
+
+        The name itself comes first, then beginnings, then the rest; within each, and without a text, those of the test
+        part first.
+        """
+        sought = words.strip().lower()
+        if not sought:
+            return list(islice(self.places, limit)), len(self)
+        names = self._names.filter(self._lower.str.contains(sought, literal=True))
+        near = pl.when(pl.col("lower") == sought).then(0).when(pl.col("lower").str.starts_with(sought)).then(1)
+        found = pl.DataFrame({"name": names}).with_columns(lower=pl.col("name").str.to_lowercase())
+        best = found.sort(near.otherwise(2), maintain_order=True).head(limit)
+        return best["name"].to_list(), len(names)
+
+    @cached_property
+    def _names(self) -> pl.Series:
+        return pl.Series("name", list(self.places), dtype=pl.String)
+
+    @cached_property
+    def _lower(self) -> pl.Series:
+        return self._names.str.to_lowercase()
 
     def history(self, user: str) -> list[RawId]:
         """All items of a user, oldest first; empty for a user who is not known."""

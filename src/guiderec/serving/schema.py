@@ -138,7 +138,8 @@ class FeedbackRequest(_Value):
     user: User
     """Any name for a user; they need not be known."""
     kind: Kind
-    """`like` and `dislike` replace each other; `clear` takes either back; `seen` adds an item to the history."""
+    """`like` and `dislike` replace each other; `clear` takes either back; `seen` adds an item to the history, and
+    `unseen` takes every `seen` of it back."""
     item: ItemId | None = None
     """Id in the catalogue."""
     category: Text | None = None
@@ -148,8 +149,8 @@ class FeedbackRequest(_Value):
     def _one_thing(self) -> Self:
         if (self.item is None) == (self.category is None):
             raise ValueError("give one of 'item' and 'category'")
-        if self.kind == "seen" and self.item is None:
-            raise ValueError("'seen' is said of an item, not of a category")
+        if self.kind in ("seen", "unseen") and self.item is None:
+            raise ValueError(f"'{self.kind}' is said of an item, not of a category")
         return self
 
 
@@ -219,6 +220,8 @@ class ActingWishes(_Value):
     """Oldest first, those of the request last."""
     dislikes: list[Wish]
     """Oldest first, those of the request last."""
+    items: list[Item]
+    """What the items among them are called."""
 
 
 class ModelLabel(_Value):
@@ -246,7 +249,7 @@ class RecommendReply(_Value):
             "history": [_TEA],
             "items": [{**_BREW, "rank": 1, "score": 7.25, "contributions": None}],
             "honoured": {"likes": "history", "dislikes": "steered"},
-            "wishes": {"likes": [{"category": "Tea"}], "dislikes": [{"item": 404}]},
+            "wishes": {"likes": [{"category": "Tea"}], "dislikes": [{"item": 404}], "items": [_JAZZ]},
             "guidance_scale": 1.0,
             "model": _MODEL,
         }
@@ -343,10 +346,14 @@ class Person(_Value):
 class PeopleReply(_Value):
     """Users whose histories are known."""
 
-    model_config = _example({"people": [{"user": "2811", "length": 9, "preview": [_JAZZ["name"], _TEA["name"]]}]})
+    model_config = _example(
+        {"people": [{"user": "2811", "length": 9, "preview": [_JAZZ["name"], _TEA["name"]]}], "total": 1}
+    )
 
     people: list[Person]
-    """Empty for a server without data."""
+    """Best match first; empty for a server without data."""
+    total: int
+    """How many match, listed or not."""
 
 
 class Honours(_Value):

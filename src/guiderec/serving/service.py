@@ -324,15 +324,16 @@ class Service:
         found = self._served.catalogue.categories
         return CategoriesReply(categories=[Category(name=name, n_items=size) for name, size in found.items()])
 
-    def known_people(self, limit: int) -> PeopleReply:
-        """The first people whose histories are known."""
+    def known_people(self, search: str, limit: int) -> PeopleReply:
+        """The first people whose histories are known and whose names contain a text."""
         catalogue, listed = self._served.catalogue, []
-        for user, _ in zip(self.people, range(limit), strict=False):
+        found, total = self.people.search(search, limit)
+        for user in found:
             items = self.people.history(user)
             known = [j for item in items if (j := catalogue.vocabulary.find(item)) is not None]
             preview = catalogue.vocabulary.names(known[: -_PREVIEW - 1 : -1])
             listed.append(Person(user=user, length=len(known), preview=preview))
-        return PeopleReply(people=listed)
+        return PeopleReply(people=listed, total=total)
 
     # ---------------------------------------------------------------------------------------------------------- model
 
@@ -409,10 +410,17 @@ def _reply(question: _Question, rows: Sequence[dict[str, Any]]) -> RecommendRepl
         history=by.catalogue.items(question.history),
         items=[_ranked(item, row, by) for item, row in zip(listed, rows, strict=True)],
         honoured=_honoured(question),
-        wishes=ActingWishes(likes=question.likes, dislikes=question.dislikes),
+        wishes=_acting(question),
         guidance_scale=_strength(question),
         model=_label(by),
     )
+
+
+def _acting(question: _Question) -> ActingWishes:
+    said = (*question.likes, *question.dislikes)
+    items = [wish.item for wish in said if isinstance(wish, ItemWish)]
+    named = question.asked.by.catalogue.items(items)
+    return ActingWishes(likes=question.likes, dislikes=question.dislikes, items=named)
 
 
 def _strength(question: _Question) -> float | None:

@@ -26,6 +26,8 @@ export function useKey(key) {
 export const getModel = () => request("model");
 export const getCategories = () => request("categories");
 export const getPeople = (limit = 50) => request(`people?${new URLSearchParams({ limit })}`);
+export const searchPeople = (text, { signal, limit = 12 }) =>
+  request(`people?${new URLSearchParams({ search: text, limit })}`, { signal });
 export const searchItems = (text, { signal, limit = 12 }) =>
   request(`items?${new URLSearchParams({ search: text, limit })}`, { signal });
 export const sendFeedback = (feedback) => request("feedback", { body: feedback });

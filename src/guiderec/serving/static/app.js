@@ -12,8 +12,8 @@ import { itemKey, movesBetween, movesInWords } from "./compare.js";
 import { byId, count, keepingFocus, make } from "./dom.js";
 import { CardList } from "./list.js";
 import * as panels from "./panels.js";
-import { ItemSearch } from "./search.js";
-import { asRequest, differences, fromAnswer, kindFor, withWish } from "./wishes.js";
+import { Search } from "./search.js";
+import { asRequest, differences, fromAnswer, kindFor, seenDifferences, withWish } from "./wishes.js";
 
 const K = 10;
 const SAME_SLIDE = 1000; // milliseconds: moves of the slider closer than this are one step
@@ -21,12 +21,14 @@ const SLOW = 150; // milliseconds before a request shows that it is under way
 
 const state = {
   model: null,
-  people: [],
+  people: [], // the first of them, and whoever was found
+  nPeople: 0,
   categories: [],
   user: null, // null: one's own history
   own: [], // items of one's own history
   wholeHistory: false,
   wishes: [],
+  seen: [], // raw ids of items that a person was said to have seen, here and now
   scale: null, // null: the model's own
   excludeSeen: true,
   answer: null, // the last reply of POST /recommend
@@ -42,7 +44,7 @@ let running = null; // the AbortController of the newest request
 let again = null; // what to ask once the running request is done
 let slidAt = 0;
 
-const cards = new CardList({ list: byId("list"), ghosts: byId("ghosts"), onWish: wish, onUndo: undo });
+const cards = new CardList({ list: byId("list"), ghosts: byId("ghosts"), onWish: wish, onSeen: see, onUndo: undo });
 
 // ---------------------------------------------------------------------------------------------------- beginning
 
@@ -50,8 +52,8 @@ async function start() {
   panels.showProblem(null);
   cards.renderWaiting(K);
   try {
-    const [model, { people }, { categories }] = await Promise.all([api.getModel(), api.getPeople(), api.getCategories()]);
-    Object.assign(state, { model, people, categories });
+    const [model, { people, total }, { categories }] = await Promise.all([api.getModel(), api.getPeople(), api.getCategories()]);
+    Object.assign(state, { model, people, nPeople: total, categories });
   } catch (error) {
     fail(error, start);
     return;
@@ -72,6 +74,8 @@ function prepareControls() {
   byId("category").replaceChildren(...options);
   const nobody = state.people.length === 0 && !new URLSearchParams(location.search).has("user");
   byId("who-kind").querySelector("[value=person]").disabled = nobody;
+  byId("find-person").hidden = state.nPeople <= state.people.length;
+  byId("person-search").placeholder = `One of ${state.nPeople.toLocaleString("en")}`;
   byId("who-kind").title = nobody ? "The server was started without people" : "";
 }
 
@@ -105,9 +109,15 @@ function chooseOwn(history) {
   refresh({ said: "For your own history" });
 }
 
+/** Somebody that the search found: their name joins the choice. */
+function chooseFound(person) {
+  if (!state.people.some(({ user }) => user === person.user)) state.people = [person, ...state.people];
+  choosePerson(person.user);
+}
+
 /** Nothing of the previous person stays: wishes, steps and lists are theirs. */
 function forget() {
-  Object.assign(state, { wishes: [], answer: null, last: null, plain: null, past: [] });
+  Object.assign(state, { wishes: [], seen: [], answer: null, last: null, plain: null, past: [] });
   cards.renderWaiting(K);
   showControls();
 }
@@ -121,8 +131,8 @@ function address({ user }) {
 
 /** Remembers what is there now under `label`; what follows can then be undone and compared with it. */
 function step(label) {
-  const { wishes, scale, own } = state;
-  state.past.push({ label, wishes, scale, own });
+  const { wishes, seen, scale, own } = state;
+  state.past.push({ label, wishes, seen, scale, own });
   state.last = state.answer?.items ?? null;
 }
 
@@ -131,6 +141,18 @@ function wish(target, kind, label) {
   step(words[kind]);
   change(withWish(state.wishes, target, kind));
   refresh({ said: words[kind] });
+}
+
+/** The item joins the history: that of the person, which the server keeps, or one's own. */
+function see(item) {
+  const said = `Seen ${item.name}`;
+  if (state.user === null) {
+    setOwn([...state.own, item], said);
+    return;
+  }
+  step(said);
+  change(state.wishes, [...state.seen, item.item_id]);
+  refresh({ said });
 }
 
 function clearWishes() {
@@ -159,17 +181,17 @@ function undo() {
   if (!past) return;
   slidAt = 0;
   state.last = state.answer?.items ?? null;
-  change(past.wishes);
+  change(past.wishes, past.seen);
   Object.assign(state, { scale: past.scale, own: past.own });
   showStrength();
   refresh({ said: `Undone: ${past.label}` });
 }
 
-/** Makes `wishes` the wishes; those of a person are told to the server, in order. */
-function change(wishes) {
+/** Makes `wishes` the wishes, and `seen` what was seen; those of a person are told to the server, in order. */
+function change(wishes, seen = state.seen) {
   const { user } = state;
-  const events = differences(state.wishes, wishes);
-  state.wishes = wishes;
+  const events = [...differences(state.wishes, wishes), ...seenDifferences(state.seen, seen)];
+  Object.assign(state, { wishes, seen });
   if (user === null) return;
   saving = saving
     .catch(() => {}) // that failure was shown when it happened
@@ -224,7 +246,8 @@ async function saved() {
   } catch (error) {
     saving = Promise.resolve();
     if (state.answer) state.wishes = fromAnswer(state.answer.wishes, state.wishes);
-    state.past.pop();
+    const past = state.past.pop();
+    if (past) state.seen = past.seen;
     showControls();
     throw error;
   }
@@ -253,7 +276,7 @@ async function showCompared(mine) {
 
 function show(answer, said) {
   panels.showProblem(null);
-  const shown = [...answer.items, ...answer.history, ...answer.items.flatMap((item) => item.contributions ?? [])];
+  const shown = [...answer.items, ...answer.history, ...answer.wishes.items, ...answer.items.flatMap((item) => item.contributions ?? [])];
   for (const item of shown) if (item.name && item.item_id !== null) names.set(itemKey(item), item.name);
   state.answer = answer;
   state.wishes = fromAnswer(answer.wishes, state.wishes);
@@ -268,7 +291,7 @@ function showList() {
   const moves = reference && movesBetween(reference, answer.items).moves;
   byId("empty").hidden = true;
   byId("list-title").textContent = answer.items.length === K ? "Ten recommendations" : count(answer.items.length, "recommendation");
-  cards.render(answer.items, { moves, wishes });
+  cards.render(answer.items, { moves, wishes, seen: new Set(answer.history.map(itemKey)) });
   panels.showLegend(answer.items);
   panels.showBefore(reference, answer.items);
   byId("before-title").textContent = state.compare === "last" ? "Before the last change" : "Without wishes";
@@ -366,15 +389,27 @@ function fail(error, onRetry) {
 
 // ------------------------------------------------------------------------------------------------------ listening
 
-new ItemSearch({
+new Search({
   input: byId("search"),
   list: byId("found"),
   note: byId("found-note"),
+  find: async (text, options) => (await api.searchItems(text, options)).items,
+  say: ({ name, category }) => ({ label: name, of: category }),
   onProblem: fail,
   onChoose: (item) => {
     names.set(itemKey(item), item.name);
     setOwn([...state.own, item], `Added ${item.name}`);
   },
+});
+
+new Search({
+  input: byId("person-search"),
+  list: byId("people-found"),
+  note: byId("people-note"),
+  find: async (text, options) => (await api.searchPeople(text, options)).people,
+  say: ({ user, length, preview }) => ({ label: user, of: [count(length, "item"), ...preview.slice(0, 1)].join(" · ") }),
+  onProblem: fail,
+  onChoose: chooseFound,
 });
 
 byId("who-kind").addEventListener("change", (event) => {

@@ -11,15 +11,17 @@ import { kindFor } from "./wishes.js";
 const GLIDE = { duration: 380, easing: "cubic-bezier(.2, .7, .2, 1)" };
 const FADE = { duration: 220, easing: "ease-out" };
 const LETTERS = { l: "like", d: "dislike" };
+const TITLES = { like: "Like (L)", dislike: "Dislike (D)", seen: "Seen (S)" };
 
 let cards = 0;
 
-/** The cards of one list. `onWish(target, kind, label)` is told of every wish; null takes a wish back. */
+/** The cards of one list. `onWish(target, kind, label)` is told of every wish; null takes a wish back. `onSeen(item)` hears what is known. */
 export class CardList {
-  constructor({ list, ghosts, onWish, onUndo }) {
+  constructor({ list, ghosts, onWish, onSeen, onUndo }) {
     this.list = list;
     this.ghosts = ghosts;
     this.onWish = onWish;
+    this.onSeen = onSeen;
     this.onUndo = onUndo;
     this.cards = new Map();
     this.active = 0;
@@ -27,15 +29,18 @@ export class CardList {
     list.addEventListener("focusin", (event) => this.#onFocus(event));
   }
 
-  /** Shows `items`. `moves` are places by item key, or null where there is nothing to compare with. */
-  render(items, { moves = null, wishes = [] } = {}) {
+  /**
+   * Shows `items`. `moves` are places by item key, or null where there is nothing to compare with; `seen` are the keys of
+   * the items of the history.
+   */
+  render(items, { moves = null, wishes = [], seen = new Set() } = {}) {
     const focused = this.#focusedPart();
     const before = this.#positions();
     this.#settle();
     const kept = new Set(items.map(itemKey));
     for (const [key, card] of this.cards) if (!kept.has(key)) this.#leave(key, card, before.get(key));
     const scale = items.every((item) => item.contributions) ? extent(items) : null;
-    items.forEach((item, index) => this.#place(item, index, { moves, wishes, scale }));
+    items.forEach((item, index) => this.#place(item, index, { moves, wishes, seen, scale }));
     this.#refocus(focused);
     this.#play(before);
   }
@@ -57,7 +62,7 @@ export class CardList {
     const key = itemKey(item);
     let card = this.cards.get(key);
     if (!card) {
-      card = new Card(item, (target, kind, label) => this.onWish(target, kind, label));
+      card = new Card(item, { onWish: this.onWish, onSeen: this.onSeen });
       this.cards.set(key, card);
     }
     card.update(item, context);
@@ -155,6 +160,7 @@ export class CardList {
     const goals = { ArrowDown: this.active + 1, ArrowUp: this.active - 1, Home: 0, End: last };
     if (event.key in goals) this.#go(Math.min(Math.max(goals[event.key], 0), last));
     else if (letter in LETTERS) card.wish(LETTERS[letter], event.shiftKey);
+    else if (letter === "s") card.see();
     else if (letter === "w") card.toggleWhy();
     else if (letter === "u") this.onUndo();
     else return;
@@ -169,10 +175,12 @@ export class CardList {
 
 /** One card. It is made once per item and then updated. */
 class Card {
-  constructor(item, onWish) {
+  constructor(item, { onWish, onSeen }) {
     cards += 1;
     this.item = item;
+    this.isSeen = false;
     this.onWish = onWish;
+    this.onSeen = onSeen;
     this.rank = make("span", { class: "rank" });
     this.move = make("span", { class: "move" });
     this.chip = item.category ? this.#chip(`category-${cards}`) : null;
@@ -181,20 +189,22 @@ class Card {
     this.parts = make("ul", { class: "parts", id: `why-${cards}`, hidden: true, "aria-label": `Why ${item.name}` });
     this.like = this.#action("like", `Like ${item.name}`, () => this.wish("like"));
     this.dislike = this.#action("dislike", `Dislike ${item.name}`, () => this.wish("dislike"));
+    this.seen = this.#action("seen", `Seen ${item.name}`, () => this.see());
     const name = make("h3", { class: "name" }, item.name);
     this.element = make(
       "li",
       { class: "card" },
       make("div", { class: "standing", "aria-hidden": "true" }, this.rank, this.move),
       make("div", { class: "body" }, name, this.chip, this.menu),
-      make("div", { class: "actions" }, this.like, this.dislike),
+      make("div", { class: "actions" }, this.like, this.dislike, this.seen),
       this.why,
       this.parts,
     );
   }
 
-  update(item, { moves, wishes, scale }) {
+  update(item, { moves, wishes, seen, scale }) {
     this.item = item;
+    this.isSeen = seen.has(itemKey(item));
     this.itemKind = kindFor(wishes, { item: item.item_id });
     this.categoryKind = item.category ? kindFor(wishes, { category: item.category }) : null;
     const places = moves?.get(itemKey(item));
@@ -205,8 +215,16 @@ class Card {
     for (const [button, kind] of [[this.like, "like"], [this.dislike, "dislike"]]) {
       button.setAttribute("aria-pressed", String(this.itemKind === kind));
     }
+    this.seen.setAttribute("aria-pressed", String(this.isSeen));
+    this.seen.setAttribute("aria-disabled", String(this.isSeen)); // and not disabled, which would lose the focus
+    this.seen.title = this.isSeen ? "In the history" : TITLES.seen;
     this.#showCategory();
     this.#showWhy(scale);
+  }
+
+  /** Says that the item is known, unless the history has it already. */
+  see() {
+    if (!this.isSeen) this.onSeen(this.item);
   }
 
   /** Likes or dislikes the item, or its whole category; the same wish a second time takes it back. */
@@ -225,7 +243,7 @@ class Card {
   }
 
   #action(kind, label, act) {
-    const attributes = { type: "button", class: `action ${kind}`, "data-part": kind, "aria-label": label, title: kind === "like" ? "Like (L)" : "Dislike (D)" };
+    const attributes = { type: "button", class: `action ${kind}`, "data-part": kind, "aria-label": label, title: TITLES[kind] };
     return make("button", { ...attributes, "aria-pressed": "false", on: { click: act } }, icon(kind));
   }
 

@@ -64,9 +64,10 @@ export function showHonoured(answer) {
 }
 
 /** The model in the head of the page. */
-export function showModel({ name, n_items: items, version }) {
+export function showModel({ name, n_items: items, version, candidates }) {
   const element = byId("model");
-  element.replaceChildren(make("strong", {}, name), ` over ${count(items, "item")}`);
+  const through = candidates === "index" ? ", found through an index" : "";
+  element.replaceChildren(make("strong", {}, name), ` over ${count(items, "item")}${through}`);
   element.title = `version ${version}`;
 }
 

@@ -1,15 +1,17 @@
-/** A search box over the catalogue: an editable combobox with a list of options, as the ARIA practices describe it. */
+/** A search box over items or people: an editable combobox with a list of options, as the ARIA practices describe it. */
 
-import { searchItems } from "./api.js";
 import { debounced, make, setAttribute } from "./dom.js";
 
 const WAIT = 120;
 
-/** `onChoose(item)` is told of the chosen item; the box is then empty again. */
-export class ItemSearch {
-  constructor({ input, list, note, onChoose, onProblem }) {
-    Object.assign(this, { input, list, note, onChoose, onProblem });
-    this.items = [];
+/**
+ * `find(text, {signal})` gives the values that match, and `say(value)` a value in words: {label, of}, the second may be
+ * empty. `onChoose(value)` is told of the chosen one; the box is then empty again.
+ */
+export class Search {
+  constructor({ input, list, note, find, say, onChoose, onProblem }) {
+    Object.assign(this, { input, list, note, find, say, onChoose, onProblem });
+    this.values = [];
     this.active = -1;
     this.controller = null;
     const look = debounced(() => this.#look(), WAIT);
@@ -31,32 +33,33 @@ export class ItemSearch {
     const controller = new AbortController();
     this.controller = controller;
     try {
-      const { items } = await searchItems(text, { signal: controller.signal });
-      if (controller === this.controller && document.activeElement === this.input) this.#show(items, text);
+      const values = await this.find(text, { signal: controller.signal });
+      if (controller === this.controller && document.activeElement === this.input) this.#show(values, text);
     } catch (error) {
       if (error.name !== "AbortError") this.onProblem(error, () => this.#look());
     }
   }
 
-  #show(items, text) {
-    this.items = items;
-    this.list.replaceChildren(...items.map((item, index) => this.#option(item, index)));
-    this.list.hidden = items.length === 0;
-    setAttribute(this.input, "aria-expanded", String(items.length > 0));
-    this.note.textContent = items.length ? "" : `Nothing is called “${text}”.`;
+  #show(values, text) {
+    this.values = values;
+    this.list.replaceChildren(...values.map((value, index) => this.#option(value, index)));
+    this.list.hidden = values.length === 0;
+    setAttribute(this.input, "aria-expanded", String(values.length > 0));
+    this.note.textContent = values.length ? "" : `Nothing is called “${text}”.`;
     this.#mark(-1);
   }
 
-  #option(item, index) {
-    const category = item.category ? make("span", { class: "of" }, item.category) : null;
-    const attributes = { role: "option", id: `found-${index}`, "aria-selected": "false" };
-    return make("li", { ...attributes, on: { click: () => this.#choose(index) } }, make("span", {}, item.name), category);
+  #option(value, index) {
+    const { label, of } = this.say(value);
+    const attributes = { role: "option", id: `${this.list.id}-${index}`, "aria-selected": "false" };
+    const more = of ? make("span", { class: "of" }, of) : null;
+    return make("li", { ...attributes, on: { click: () => this.#choose(index) } }, make("span", {}, label), more);
   }
 
   #onKey(event) {
     const steps = { ArrowDown: 1, ArrowUp: -1 };
-    if (event.key in steps && this.items.length && !this.list.hidden) {
-      const n = this.items.length;
+    if (event.key in steps && this.values.length && !this.list.hidden) {
+      const n = this.values.length;
       this.#mark(this.active < 0 && event.key === "ArrowUp" ? n - 1 : (this.active + steps[event.key] + n) % n);
     } else if (event.key === "Enter" && !this.list.hidden) this.#choose(Math.max(this.active, 0));
     else if (event.key === "Escape" && !this.list.hidden) this.#close();
@@ -67,15 +70,15 @@ export class ItemSearch {
   #mark(index) {
     this.active = index;
     [...this.list.children].forEach((option, i) => option.setAttribute("aria-selected", String(i === index)));
-    setAttribute(this.input, "aria-activedescendant", index < 0 ? null : `found-${index}`);
+    setAttribute(this.input, "aria-activedescendant", index < 0 ? null : `${this.list.id}-${index}`);
     this.list.children[index]?.scrollIntoView({ block: "nearest" });
   }
 
   #choose(index) {
-    const item = this.items[index];
+    const value = this.values[index];
     this.input.value = "";
     this.#close();
-    this.onChoose(item);
+    this.onChoose(value);
   }
 
   #close() {

@@ -43,6 +43,18 @@ export function fromAnswer({ likes, dislikes }, known) {
   return acted.sort((one, other) => at(one) - at(other));
 }
 
+/**
+ * What to tell the server so that the items seen (raw ids, in order) become `to` instead of `from`. Taking an item back
+ * takes back all that was said of it, so what is seen all the same is said again.
+ */
+export function seenDifferences(from, to) {
+  const same = from.findIndex((item, index) => item !== to[index]);
+  const kept = same < 0 ? from.length : same;
+  const gone = new Set(from.slice(kept));
+  const again = to.filter((item, index) => index >= kept || gone.has(item));
+  return [...[...gone].map((item) => ({ item, kind: "unseen" })), ...again.map((item) => ({ item, kind: "seen" }))];
+}
+
 /** What to tell the server so that `from` becomes `to`: targets with the kind "like", "dislike" or "clear". */
 export function differences(from, to) {
   const gone = from.filter((wish) => kindFor(to, wish) === null).map((wish) => ({ ...targetOf(wish), kind: "clear" }));
