@@ -28,6 +28,8 @@ PUBLIC = {
     "LeaveOneOut",
     "SessionSplit",
     "GlobalTime",
+    "ImpressionSplit",
+    "DrawnImpressions",
     # errors
     "GuideRecError",
     "DataError",

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from guiderec.data.dataset import Dataset, Fingerprint, Vocabulary
     from guiderec.data.interactions import Interactions
     from guiderec.data.prepared import save
-    from guiderec.data.protocols import GlobalTime, LeaveOneOut, SessionSplit, UserSplit
+    from guiderec.data.protocols import (
+        DrawnImpressions,
+        GlobalTime,
+        ImpressionSplit,
+        LeaveOneOut,
+        SessionSplit,
+        UserSplit,
+    )
     from guiderec.errors import (
         CheckpointError,
         ConfigError,
@@ -42,7 +49,9 @@ _HOMES = {
     "Vocabulary": "data.dataset",
     "Interactions": "data.interactions",
     "save": "data.prepared",
+    "DrawnImpressions": "data.protocols",
     "GlobalTime": "data.protocols",
+    "ImpressionSplit": "data.protocols",
     "LeaveOneOut": "data.protocols",
     "SessionSplit": "data.protocols",
     "UserSplit": "data.protocols",
@@ -66,10 +75,12 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Dataset",
+    "DrawnImpressions",
     "Experiment",
     "Fingerprint",
     "GlobalTime",
     "GuideRecError",
+    "ImpressionSplit",
     "Interactions",
     "LeaveOneOut",
     "Model",
