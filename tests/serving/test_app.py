@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -408,3 +409,34 @@ def test_seconds_are_counted_by_route(client: TestClient):
     assert lines['guiderec_request_seconds_count{route="/model"}'] == "1.0"
     assert 0 < float(lines['guiderec_request_seconds_sum{route="/model"}']) < spent
     assert lines['guiderec_requests_total{method="any",route="other",status="404"}'] == "1.0"
+
+
+# ------------------------------------------------------------------------------------------------------ the quick way
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "application/vnd.shop+json"])
+def test_both_ways_of_reading_a_request_give_the_same_answer(client: TestClient, kind: str):
+    """Only the plainest content type is read in one step; any other JSON goes through the framework."""
+    asked = {"user": "0", "likes": [{"category": "Tea"}], "dislikes": [{"item": "i03"}], "guidance_scale": 2, "k": 5}
+    reply = client.post("/recommend", content=json.dumps(asked), headers={"content-type": kind})
+    assert reply.status_code == 200
+    assert reply.json() == client.post("/recommend", json=asked).json()
+
+
+@pytest.mark.parametrize(
+    "body", ['{"k": 0}', '{"user": "a", "k": 10.0}', '{"user": "a", "x": 1}', "{", "", "[]", '"a"']
+)
+def test_both_ways_say_the_same_about_what_is_wrong(client: TestClient, body: str):
+    replies = [
+        client.post("/recommend", content=body, headers={"content-type": kind})
+        for kind in ("application/json", "application/json; charset=utf-8")
+    ]
+    assert replies[0].status_code in (400, 422)
+    assert replies[0].json() == replies[1].json()
+
+
+def test_the_quick_way_needs_the_key_too(service: Service):
+    with TestClient(create_app(service, api_key="secret")) as client:
+        for headers in ({}, {"X-API-Key": "wrong"}):
+            assert client.post("/recommend", json={"user": "0"}, headers=headers).status_code == 401
+        assert client.post("/recommend", json={"user": "0"}, headers={"X-API-Key": "secret"}).status_code == 200

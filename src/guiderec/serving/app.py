@@ -10,14 +10,14 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from guiderec.errors import CheckpointError, ConfigError, DataError, GuideRecError, ServingError, nearest
 from guiderec.serving import reference
@@ -46,8 +46,10 @@ try:
     from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, HTMLResponse
+    from fastapi.routing import APIRoute
     from fastapi.security import APIKeyHeader
     from starlette.exceptions import HTTPException as StarletteHTTPException
+    from starlette.requests import ClientDisconnect
     from starlette.staticfiles import StaticFiles
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError:  # the only module that needs it
@@ -136,7 +138,6 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
 
     guarded: dict[str, Any] = {"dependencies": [Depends(authorised)]}
 
-    @app.post("/recommend", responses=_replies(RecommendReply, 400, 401, 413, 422, 503), tags=["recommend"], **guarded)
     async def recommend(asked: RecommendRequest, request: Request) -> Response:
         """The best items for a user or a history, steered by likes and dislikes.
 
@@ -147,6 +148,16 @@ def _add_data_routes(app: FastAPI, service: Service, metrics: Metrics, api_key: 
             metrics.abandoned.inc()
             return Response(status_code=_CLIENT_GONE)
         return _json(reply)
+
+    app.router.add_api_route(
+        "/recommend",
+        recommend,
+        methods=["POST"],
+        responses=_replies(RecommendReply, 400, 401, 413, 422, 503),
+        tags=["recommend"],
+        route_class_override=_quick(authorised, recommend),
+        **guarded,
+    )
 
     @app.post("/feedback", status_code=201, responses=_replies(FeedbackReply, 400, 401, 413, 422, 503, status=201),
               tags=["feedback"], **guarded)  # fmt: skip
@@ -226,6 +237,40 @@ def _add_open_routes(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/docs", include_in_schema=False)
     async def documentation() -> HTMLResponse:
         return HTMLResponse(reference.page(app.openapi()))
+
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def _quick(
+    authorised: Callable[[str | None], Awaitable[None]],
+    answer: Callable[[RecommendRequest, Request], Awaitable[Response]],
+) -> type[APIRoute]:
+    """A route that reads a sound request in one step from the bytes of its body.
+
+    The framework's way, through parsed JSON and the resolution of dependencies, takes several times as long. It gets
+    every request that is not sound, so that what is wrong is said in the same words, and it describes the route.
+    """
+
+    class Quick(APIRoute):
+        def get_route_handler(self) -> _Handler:
+            careful = super().get_route_handler()
+
+            async def handle(request: Request) -> Response:
+                await authorised(request.headers.get("x-api-key"))
+                if request.headers.get("content-type") != "application/json":
+                    return await careful(request)
+                try:
+                    asked = RecommendRequest.model_validate_json(await request.body())
+                except ValidationError:
+                    return await careful(request)
+                except ClientDisconnect:
+                    return Response(status_code=_CLIENT_GONE)
+                return await answer(asked, request)
+
+            return handle
+
+    return Quick
 
 
 class _Revalidated(StaticFiles):
