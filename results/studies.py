@@ -426,8 +426,9 @@ STUDIES: dict[str, Study] = {
                     },
                     "diffurec": {
                         "model.layers": 2,
-                        "validation_rows": 1000,
-                        "training.epochs": 6,
+                        "model.init_std": 0.02,
+                        "validation_rows": 4000,
+                        "training.epochs": 10,
                         "training.patience": 2,
                     },
                     "dreamrec": DREAMREC_ON_SESSIONS,
@@ -443,8 +444,8 @@ STUDIES: dict[str, Study] = {
             "recipe's) 0.40 after six epochs and rising; of 0.1, 0.90 at the third of four. ADIGRec: of 0.1, 1.19 at "
             "the third of five, then falling. Both at the paper's rate of 5e-3; both run here with 0.1. DiffRec has "
             "200 hidden units instead of 1000, and a rate of 1e-3 instead of 5e-5; DiffuRec two blocks instead of "
-            "four: what the machine allowed. Runs without records were not "
-            "carried out."
+            "four: what the machine allowed. DiffuRec's items begin with 0.02: with 1, five seeds ended at 0.0044 on "
+            "the test part. Runs without records were not carried out."
         ),
     ),
     "zhihu-ablation": Study(
