@@ -169,7 +169,8 @@ def test_strength(shown: Shown, server: FakeServer):
     expect(shown.page.locator("#honoured")).to_have_text("Strength 0. Nothing pulls or pushes.")
     assert slider.evaluate("s => Number(s.max)") == 4
 
-    default.click()
+    with shown.page.expect_response("**/recommend"):
+        default.click()
     expect(shown.cards.first).to_contain_text("Item 01")
     assert server.wanted()[-1]["guidance_scale"] is None
     assert shown.page.evaluate("document.activeElement.id") == "strength"
