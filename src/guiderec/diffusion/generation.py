@@ -13,10 +13,10 @@ Shapes   x, x0_hat (B, D); conditions (B, C); key (B,).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from guiderec.config import Part
@@ -51,6 +51,16 @@ class Generation(Part):
     def chain(self, schedule: Schedule) -> list[Step]:
         """The steps on a schedule, noisiest first."""
         return ddpm_steps(schedule) if self.steps is None else ddim_steps(schedule, self.steps)
+
+
+def _from_noise(generation: Generation) -> Generation:
+    if generation.start != "noise":
+        raise ValueError('start must be "noise": this denoiser is not affine, its mean over the noise is not known')
+    return generation
+
+
+SampledGeneration = Annotated[Generation, AfterValidator(_from_noise)]
+"""How a denoiser that is not affine generates: from noise, since there is no closed form of the mean over it."""
 
 
 def step_noise(

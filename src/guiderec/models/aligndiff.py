@@ -30,14 +30,14 @@ from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
 from guiderec.diffusion.energy import EnergyConfig, ScoreMatching
-from guiderec.diffusion.generation import Generation
+from guiderec.diffusion.generation import Generation, SampledGeneration
 from guiderec.diffusion.guidance import ClassifierFree, Conditional, Conditions, Denoiser, Unguided, predict_under_each
 from guiderec.diffusion.objectives import draw, drop_condition
 from guiderec.diffusion.samplers import walk
@@ -102,15 +102,8 @@ class AlignDiffConfig(ModelConfig):
     """Where the last layer norm stands: after the two predictions are combined, as in the public code, or in both."""
     energy: EnergyConfig = ScoreMatching()
     """The energy: its network, how it is trained, and how it corrects. "none" is the ablation "w/o EN"."""
-    generation: Generation = Generation(sampler="ddpm", steps=None, start="noise")
+    generation: SampledGeneration = Generation(sampler="ddpm", steps=None, start="noise")
     """Sampler and its steps. The mean over the noise has no closed form here, so start must be "noise"."""
-
-    @field_validator("generation")
-    @classmethod
-    def _starts_from_noise(cls, generation: Generation) -> Generation:
-        if generation.start != "noise":
-            raise ValueError('start must be "noise": a transformer is not affine, its mean over the noise is not known')
-        return generation
 
     @model_validator(mode="after")
     def _widths_divide_dim(self) -> AlignDiffConfig:

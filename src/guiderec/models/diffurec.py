@@ -21,12 +21,12 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guiderec.data.batch import PADDING, Batch, Query
-from guiderec.diffusion.generation import Generation
+from guiderec.diffusion.generation import Generation, SampledGeneration
 from guiderec.diffusion.objectives import draw
 from guiderec.diffusion.samplers import walk
 from guiderec.diffusion.schedule import ScheduleConfig, TruncatedLinear
@@ -66,15 +66,8 @@ class DiffuRecConfig(ModelConfig):
     """True: learned positions, counted from the newest item, are added to the item vectors."""
     padding: Literal["masked", "public_code"] = "masked"
     """public_code: items attend to padding up to max_length; padding is a trained vector and a class of the loss."""
-    generation: Generation = Generation(sampler="ddpm", steps=None, start="noise")
+    generation: SampledGeneration = Generation(sampler="ddpm", steps=None, start="noise")
     """Sampler and its steps. The mean over the noise has no closed form here, so start must be "noise"."""
-
-    @field_validator("generation")
-    @classmethod
-    def _starts_from_noise(cls, generation: Generation) -> Generation:
-        if generation.start != "noise":
-            raise ValueError('start must be "noise": a transformer is not affine, its mean over the noise is not known')
-        return generation
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> DiffuRecConfig:

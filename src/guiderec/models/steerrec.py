@@ -217,10 +217,11 @@ class SteerRec(HistoryConditioned):
         balance = self.config.balance
         loss = (1 - balance) * reconstruction + balance * alignment
         parts = {"loss": loss, "reconstruction": reconstruction, "alignment": alignment}
-        if own is not None and not isinstance(away, BatchNegatives) and (away.tie or isinstance(away, OwnNegatives)):
+        tie = 0.0 if isinstance(away, BatchNegatives) else away.tie
+        if own is not None and tie > 0:
             meant, _ = self.centroid(own, conditions=False)
             parts["tie"] = masked_mean(self.distance(negative_hat, meant.detach()), has_negative)
-            parts["loss"] = loss + away.tie * parts["tie"]
+            parts["loss"] = loss + tie * parts["tie"]
         return parts
 
     def training_negatives(self, batch: Batch, noise: Noise) -> Tensor | None:

@@ -10,8 +10,7 @@ similarity         s - w std(s) z(similarity to the condition)  for dislikes, + 
 filter             what is named does not compete; nothing else changes
 filter-group       what is named and all that the procedure looks at does not compete: what bluntness costs
 oracle             what is named does not compete, and w std(s) is taken from exactly the group whose exposure will be
-                   measured: no rival, but what that exposure costs at least where the target is a member as often
-                   as it is
+                   measured. It knows the question, so it is no rival: it shows what less exposure costs at least
 
 At strength 0 all but those that remove what is named give the unsteered scores exactly. The co-occurrence that
 `similarity` subtracts may be the very one that the procedure takes its neighbours from: that rival is told the answer.
