@@ -284,6 +284,8 @@ def _study(
     parts += ["### Test", _means(records, "test", published)] if over_seeds(records, "test") else []
     parts += ["### Test, some of the rows", _groups(records)] if _has_groups(records) else []
     parts += ["### Interests, test", _interests(records)] if _with_interests(records) else []
+    if _with_distribution(records):
+        parts += ["### Generated and true embeddings, test", _distributions(records, published)]
     parts += ["### Validation", _means(records, "valid", {})] if over_seeds(records, "valid") else []
     parts += ["### Single runs, test, with 95 % intervals", _intervals(records)] if over_seeds(records, "test") else []
     parts += ["### Paired tests", _comparison(comparison)] if comparison else []
@@ -397,6 +399,33 @@ _GROUPS = {
     "mask seen": "All, history masked",
     "keep seen": "All, history kept",
 }
+
+
+def _with_distribution(records: Sequence[Record]) -> dict[str, list[Mapping[str, Any]]]:
+    """Run -> the distances of each seed, for the runs where they were measured."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: (_place(record.name, RUNS), record.seed)):
+        if "test" in record.content.get("distribution", {}):
+            found.setdefault(record.name, []).append(record.content["distribution"]["test"])
+    return found
+
+
+def _distributions(records: Sequence[Record], published: Mapping[str, Any]) -> str:
+    printed = published.get(records[0].content["data"]["name"], {}).get("mmd", {})
+    rows = []
+    for key, seeds in _with_distribution(records).items():
+        values = [1e3 * each["mmd2"] for each in seeds]
+        spread_over_seeds = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+        largest = max(each["p"] for each in seeds)
+        title, name = RUNS.get(key, (key, None))
+        cells = (f"{mean(values):.2f}{spread_over_seeds}", _p(largest), printed.get("rows", {}).get(name, "–"))
+        rows.append((title, str(len(seeds)), *cells))
+    source = f" Published: {printed['source']}." if printed else ""
+    return (
+        "Squared maximum mean discrepancy of the directions, in thousandths; 0 where generated and true embeddings "
+        "have one distribution, and the largest p value over seeds that they do (see [evaluation](evaluation.md)). Every "
+        f"model in its own embeddings.{source}\n\n" + _table(("Model", "Seeds", "MMD² (10⁻³)", "p", "Published"), rows)
+    )
 
 
 def _intervals(records: Sequence[Record]) -> str:

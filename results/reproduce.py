@@ -196,9 +196,13 @@ def _complete(record: Path, run: Run, parts: Sequence[str]) -> bool:
     """Whether a record has all that the study asks of a run now."""
     if not record.exists():
         return False
-    found = read_json(record).get("evaluation", {})
+    content = read_json(record)
+    found = content.get("evaluation", {})
     wanted = {f"{part}-{label}" for part in parts for label in run.readings}
-    return wanted <= set(found) and (not run.interests or "interests" in found["test"])
+    measured = (not run.interests or "interests" in found["test"]) and (
+        not run.distribution or "test" in content.get("distribution", {})
+    )
+    return wanted <= set(found) and measured
 
 
 def carry_out(run: Run, dataset: Dataset, parts: Sequence[Part], folder: Path, record: Path, seed: int) -> None:
@@ -212,6 +216,8 @@ def carry_out(run: Run, dataset: Dataset, parts: Sequence[Part], folder: Path, r
         for label, reading in run.readings.items():
             if f"{part}-{label}" not in found:
                 runs.evaluate(folder, dataset, part, overrides=reading.options, label=label)
+    if run.distribution and not (folder / "distribution" / "test.json").exists():
+        runs.distribution(folder, dataset)
     record.parent.mkdir(exist_ok=True)
     write_json(record, collect(folder))
     print(f"{record.parent.name} {record.stem}: best epoch {outcome.best_epoch}, {outcome.seconds:.0f} s", flush=True)

@@ -38,6 +38,8 @@ class Run:
     """Label -> evaluation of the same weights. The row is called `<run>/<label>`."""
     interests: bool = False
     """Whether the interests behind its lists are measured as well, on the test part."""
+    distribution: bool = False
+    """Whether what it generates is set beside the true embeddings as well, on the test part."""
     in_readme: bool = True
     """Whether the README shows it too; its readings are on the page of results alone."""
     learns_from: str = "the same targets"
@@ -162,7 +164,7 @@ def _leave_one_out(data_set: str) -> dict[str, Run]:
     runs.update({name: replace(runs[name], options=untrained) for name in ("popularity", "markov")})
     runs["cadirec"] = runs["cadirec"].with_options(training__epochs=30, training__patience=5)
     slow = {name: run for name, run in runs.items() if name.startswith(("diffurec", "aligndiff"))}
-    return {**runs, **{name: replace(run, options=FEW_EPOCHS) for name, run in slow.items()}}
+    return {**runs, **{name: replace(run, options=FEW_EPOCHS, distribution=True) for name, run in slow.items()}}
 
 
 PART_OF_THE_ROWS: Options = {

@@ -382,3 +382,29 @@ def test_a_study_of_some_seeds_is_compared_over_these(tmp_path: Path, monkeypatc
     found = reproduce.compare("zhihu-ablation", tmp_path)
     assert (found["baseline"], found["seeds"]) == ("adigrec", [0])
     assert found["tests"][0]["difference"] == pytest.approx(1.0)
+
+
+def test_distances_between_generated_and_true_embeddings_stand_beside_the_published_ones(root: Path):
+    data = {**DATA, "name": "amazon-beauty/leave-one-out", "protocol": {"name": "leave-one-out"}}
+    for name, seed, mmd2, p in [("diffurec", 0, 0.0100, 0.001), ("diffurec", 1, 0.0120, 0.25), ("sasrec", 0, None, 0)]:
+        content = {**record(seed, 0.05, dim=128), "data": data}
+        for each in content["evaluation"].values():
+            each["metrics"] |= dict.fromkeys(PUBLISHED[data["name"]]["metrics"], each["metrics"][METRICS[0]])
+        if mmd2 is not None:
+            content["distribution"] = {"test": {"mmd2": mmd2, "p": p}}
+        path = root / "results/beauty-leave-one-out" / f"{name}-seed{seed}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    text = render.rendered(root)[root / "docs/results.md"]
+    study = text[text.index("## Beauty, leave-one-out") :]
+    rows = table_rows(study, "### Generated and true embeddings, test")
+    assert rows == [["DiffuRec", "2", "11.00 ± 1.41", "0.250", "0.37 ± 0.05"]]
+
+
+def test_a_record_is_whole_when_it_has_the_distribution_that_is_asked_for(tmp_path: Path):
+    run = STUDIES["beauty-leave-one-out"].runs["aligndiff"]
+    path = tmp_path / "aligndiff-seed0.json"
+    path.write_text(json.dumps(record(0, 0.05)))
+    assert not reproduce._complete(path, run, ("test",))
+    path.write_text(json.dumps({**record(0, 0.05), "distribution": {"test": {"mmd2": 0.01, "p": 0.001}}}))
+    assert reproduce._complete(path, run, ("test",))
