@@ -423,8 +423,9 @@ def _distributions(records: Sequence[Record], published: Mapping[str, Any]) -> s
     source = f" Published: {printed['source']}." if printed else ""
     return (
         "Squared maximum mean discrepancy of the directions, in thousandths; 0 where generated and true embeddings "
-        "have one distribution, and the largest p value over seeds that they do (see [evaluation](evaluation.md)). Every "
-        f"model in its own embeddings.{source}\n\n" + _table(("Model", "Seeds", "MMD² (10⁻³)", "p", "Published"), rows)
+        "have one distribution, and the largest p value over seeds that they do (see [evaluation](evaluation.md)). "
+        f"Every model in its own embeddings.{source}\n\n"
+        + _table(("Model", "Seeds", "MMD² (10⁻³)", "p", "Published"), rows)
     )
 
 
