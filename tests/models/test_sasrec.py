@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guiderec.data.batch import Batch
+from guiderec.data.batch import PADDING, Batch
 from guiderec.errors import ConfigError
 from guiderec.models.sasrec import SASRec, SASRecConfig
 from guiderec.nn.next_item import BinaryCrossEntropy, CrossEntropy
@@ -90,6 +90,18 @@ def test_states_are_those_of_a_slow_loop(norm: str, counting: str):
         expected = states_by_loop(built, history)
         if expected:
             torch.testing.assert_close(states[row, -len(history) :], torch.tensor(np.array(expected)))
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_rows_of_all_lengths_have_the_states_that_they_have_alone(layers: int):
+    built = model(max_length=16, layers=layers).eval()
+    rows = [([1 + (row + p) % 9 for p in range(row % 20)], 1) for row in range(60)]  # 8 rows and more of each bucket
+    history = batch_of(rows).history
+    together, newest = built.states(history), built.newest_state(history)
+    for row, (items, _) in enumerate(rows):
+        alone = built.states(torch.tensor([items or [PADDING]]))[0]
+        torch.testing.assert_close(together[row, -len(alone) :], alone)
+        torch.testing.assert_close(newest[row], alone[-1])
 
 
 def test_last_state_is_that_of_torchs_own_encoder():

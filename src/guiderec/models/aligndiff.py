@@ -32,7 +32,6 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
@@ -47,6 +46,7 @@ from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.attention import two_sided_mask
 from guiderec.nn.buckets import by_history
 from guiderec.nn.embedding import PositionEmbedding, item_embedding
+from guiderec.nn.next_item import softmax_loss
 from guiderec.nn.orthogonal import LevelAttention
 from guiderec.rng import Noise
 
@@ -171,7 +171,7 @@ class AlignDiff(EmbeddingRecommender):
             return denoise(drawn.x_t[rows], drawn.t[rows], condition)
 
         x0_hat = self.denoiser.norm(self._by_history(batch, predict))
-        cross_entropy = F.cross_entropy(x0_hat @ self.items.weight[1:].T, batch.target - 1)
+        cross_entropy = softmax_loss(x0_hat, self.items.weight[1:], batch.target - 1)
         energy, terms = self.config.energy(self.energy, x0_hat, drawn, self.schedule, noise, batch.key)
         return {"loss": cross_entropy + energy, "cross_entropy": cross_entropy, **terms}
 

@@ -27,6 +27,7 @@ from guiderec.diffusion.schedule import Exponential, ScheduleConfig
 from guiderec.diffusion.sphere import SphereConfig, StatesOnSphere
 from guiderec.errors import ConfigError
 from guiderec.nn.attention import causal_mask
+from guiderec.nn.buckets import by_history
 from guiderec.nn.embedding import Counting, PositionEmbedding, item_embedding
 from guiderec.nn.history import LastStateEncoder
 from guiderec.nn.interests import with_start
@@ -243,10 +244,23 @@ class CausalRecommender(EmbeddingRecommender):
         The state at padding is finite and depends on nothing: an empty history has a constant answer.
         """
         history = history[:, -self.config.max_length :]
+        length = history.shape[1]
+
+        def encode(part: Tensor, rows: Tensor) -> Tensor:
+            return F.pad(self.encoder(*self._input(part)), (0, 0, length - part.shape[1], 0))
+
+        return by_history(history, history != PADDING, encode)
+
+    def newest_state(self, history: Tensor) -> Tensor:
+        """(B, D) the last of `states`, without computing what the others alone need."""
+        history = history[:, -self.config.max_length :]
+        return by_history(history, history != PADDING, lambda part, rows: self.encoder.last(*self._input(part)))
+
+    def _input(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder reads (B, L, D), and where it may look (B, 1, L, L)."""
         mask = history != PADDING
         x = self.items(history) + self.positions(mask)
-        states: Tensor = self.encoder(x * mask[..., None], causal_mask(mask))
-        return states
+        return x * mask[..., None], causal_mask(mask)
 
     def item_vectors(self) -> Tensor:
         """(I + 1, D) the table of the input."""

@@ -35,6 +35,7 @@ from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.attention import two_sided_mask
 from guiderec.nn.buckets import by_history
 from guiderec.nn.embedding import PositionEmbedding
+from guiderec.nn.next_item import softmax_loss
 from guiderec.rng import Noise
 
 
@@ -116,8 +117,8 @@ class DiffuRec(EmbeddingRecommender):
 
         x0_hat = self.denoiser.norm(self._by_history(batch, predict))
         if self.config.padding == "public_code":
-            return {"loss": F.cross_entropy(x0_hat @ self.items.weight.T, batch.target)}
-        return {"loss": F.cross_entropy(x0_hat @ self.items.weight[1:].T, batch.target - 1)}
+            return {"loss": softmax_loss(x0_hat, self.items.weight, batch.target)}
+        return {"loss": softmax_loss(x0_hat, self.items.weight[1:], batch.target - 1)}
 
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:
         """(B, 1, D): x0_hat at the end of the chain (Alg. 2)."""

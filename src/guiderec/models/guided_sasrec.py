@@ -36,6 +36,7 @@ from guiderec.diffusion.objectives import draw
 from guiderec.diffusion.samplers import walk
 from guiderec.diffusion.schedule import Linear, ScheduleConfig
 from guiderec.models.base import CausalConfig, CausalRecommender, ModelConfig, Parts
+from guiderec.nn.next_item import softmax_loss
 from guiderec.rng import Noise
 
 
@@ -94,7 +95,7 @@ class GuidedSASRec(CausalRecommender):
         target = batch.next_items[:, -states.shape[1] :]  # (B, L)
         target[:, -1] = batch.target  # also after an empty history
         learnt = target != PADDING
-        next_item = F.cross_entropy(states[learnt] @ self.items.weight[1:].T, target[learnt] - 1)
+        next_item = softmax_loss(states[learnt], self.items.weight[1:], target[learnt] - 1)
         kinship = self.kinship(batch, noise)
         denoising = self.denoising(states[:, -1].detach(), batch, noise)
         loss = next_item + self.config.kinship * kinship + denoising
@@ -133,7 +134,7 @@ class GuidedSASRec(CausalRecommender):
     def parts(self, query: Query, noise: Noise) -> Parts:
         """The state, and what each wish adds to it. Nothing is given to everybody."""
         scale = self.config.guidance.scale if query.guidance_scale is None else query.guidance_scale
-        state = self.states(query.history)[:, -1]
+        state = self.newest_state(query.history)
         none = query.history[:, :0]
         likes = none if query.likes is None else query.likes
         dislikes = none if query.dislikes is None else query.dislikes

@@ -42,11 +42,12 @@ class SASRec(CausalRecommender):
 
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """`{"loss"}`, averaged over the learnt positions of the batch."""
-        states = self.states(batch.history)  # (B, L, D)
-        target = batch.next_items[:, -states.shape[1] :]  # (B, L)
+        target = batch.next_items[:, -self.config.max_length :]  # (B, L)
         target[:, -1] = batch.target  # also after an empty history
         if self.config.predict == "last_position":
-            states, target = states[:, -1:], target[:, -1:]
+            states, target = self.newest_state(batch.history)[:, None], target[:, -1:]
+        else:
+            states = self.states(batch.history)  # (B, L, D)
         learnt = target != PADDING
         objective = self.config.objective
         negative = self._negatives(batch, target.shape[1], objective.negatives, noise)[learnt]
@@ -62,4 +63,4 @@ class SASRec(CausalRecommender):
 
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:
         """(B, 1, D) the state at the newest item."""
-        return self.states(query.history)[:, -1:]
+        return self.newest_state(query.history)[:, None]

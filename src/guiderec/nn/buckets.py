@@ -13,6 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_FEWEST_ROWS = 8
+"""Rows for which a processor makes a pass of their own: any more of padding costs more than the pass."""
+_FEWEST_ROWS_ON_ACCELERATORS = 256
+"""An accelerator computes padding while it starts a pass."""
+
 
 class Bucket(NamedTuple):
     """Some rows of a batch, and how wide they are."""
@@ -23,7 +28,7 @@ class Bucket(NamedTuple):
     """Longest history among them, at least 1: of a history (B, L), `history[rows, -length:]` holds all their items."""
 
 
-def by_length(mask: Tensor, *, shortest: int = 4, fewest: int = 8) -> list[Bucket]:
+def by_length(mask: Tensor, *, shortest: int = 4, fewest: int = _FEWEST_ROWS) -> list[Bucket]:
     """All rows of a mask (B, L), True at items, in buckets of lengths 0..s, s+1..2s, 2s+1..4s, ... for s = `shortest`.
 
     A bucket of fewer than `fewest` rows joins the next wider one that has rows: what a pass of the network costs
@@ -65,5 +70,6 @@ def by_history(history: Tensor, mask: Tensor, function: Callable[[Tensor, Tensor
 
     `history` (B, L) and its mask, True at items; L' is the longest history of each group.
     """
-    buckets = by_length(mask)
+    fewest = _FEWEST_ROWS if mask.device.type == "cpu" else _FEWEST_ROWS_ON_ACCELERATORS
+    buckets = by_length(mask, fewest=fewest)
     return in_buckets(buckets, lambda bucket: function(history[bucket.rows, -bucket.length :], bucket.rows))

@@ -7,9 +7,30 @@ from typing import Annotated, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from guiderec.config import Part
+
+_CHUNK_LOGITS = 1 << 21
+"""Logits that are there at a time, 8 MiB: about what a processor keeps near."""
+_LEAST_CHUNK = 64
+"""Positions of a chunk at least, so that its products stay efficient."""
+
+
+def softmax_loss(states: Tensor, table: Tensor, target: Tensor) -> Tensor:
+    """() `-log softmax(F M^T)[target]`, averaged over positions: states (P, D), table (I, D), targets (P,) in 0..I - 1.
+
+    In chunks of positions where torch has that (2.13 and later) and there are more of both than columns: gradients are
+    found while the logits of a chunk are still at hand, and the whole (P, I) never exists. A loss made so can be
+    differentiated once. Under autocast all logits are made at once, in its precision.
+    """
+    positions, width = states.shape
+    chunk = max(_LEAST_CHUNK, _CHUNK_LOGITS // len(table))
+    whole = positions <= max(chunk, width) or len(table) <= width or torch.is_autocast_enabled(states.device.type)
+    if whole or not hasattr(nn, "LinearCrossEntropyOptions"):
+        return F.cross_entropy(states @ table.T, target)
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk)
+    return F.linear_cross_entropy(states, table, target, options=options)
 
 
 class CrossEntropy(Part):
@@ -21,7 +42,7 @@ class CrossEntropy(Part):
 
     def __call__(self, states: Tensor, target: Tensor, negative: Tensor, table: Tensor) -> Tensor:
         """() for states (P, D), targets (P,) in 1..I and the table (I + 1, D)."""
-        return F.cross_entropy(states @ table[1:].T, target - 1)  # row 0 is no item and takes no probability
+        return softmax_loss(states, table[1:], target - 1)  # row 0 is no item and takes no probability
 
 
 class BinaryCrossEntropy(Part):
