@@ -39,11 +39,10 @@ class UndefinedWithoutHistory(SASRec):
 
 
 class FixedLength(SASRec):
-    def states(self, history: Tensor) -> Tensor:
-        self.positions(history[:, : self.config.max_length] != 0)
-        if history.shape[1] > 200:
+    def scores(self, query: Query, noise: Noise) -> Tensor:
+        if query.history.shape[1] > 200:
             raise IndexError("index out of range in self")
-        return super().states(history)
+        return super().scores(query, noise)
 
 
 class DropsAtInference(SASRec):
