@@ -152,7 +152,17 @@ def _leave_one_out(data_set: str) -> dict[str, Run]:
         "sasrec": Run("SASRec", f"sasrec:{data_set}_leave_one_out", published="SASRec"),
         "cadirec": Run("CaDiRec", f"cadirec:{data_set}", published="CaDiRec"),
         "diffurec": Run("DiffuRec", f"diffurec:{data_set}", published="DiffuRec"),
-        "aligndiff": Run("AlignDiff", f"aligndiff:{data_set}", published="AlignDiff"),
+        "aligndiff": Run(
+            "AlignDiff",
+            f"aligndiff:{data_set}",
+            published="AlignDiff",
+            readings={
+                "uncorrected": Reading(
+                    "AlignDiff without corrections (same weights)", {"model.energy.correction.steps": 0}
+                ),
+                "unguided": Reading("AlignDiff without guidance (same weights)", {"model.guidance.name": "none"}),
+            },
+        ),
         "aligndiff-without-ml": Run(
             "AlignDiff without multi-level guidance", f"aligndiff:{data_set}_without_ml", published="AlignDiff w/o ML"
         ),

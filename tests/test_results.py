@@ -403,8 +403,9 @@ def test_distances_between_generated_and_true_embeddings_stand_beside_the_publis
 
 def test_a_record_is_whole_when_it_has_the_distribution_that_is_asked_for(tmp_path: Path):
     run = STUDIES["beauty-leave-one-out"].runs["aligndiff"]
+    content = record(0, 0.05, **dict.fromkeys(run.readings, 0.05))
     path = tmp_path / "aligndiff-seed0.json"
-    path.write_text(json.dumps(record(0, 0.05)))
+    path.write_text(json.dumps(content))
     assert not reproduce._complete(path, run, ("test",))
-    path.write_text(json.dumps({**record(0, 0.05), "distribution": {"test": {"mmd2": 0.01, "p": 0.001}}}))
+    path.write_text(json.dumps({**content, "distribution": {"test": {"mmd2": 0.01, "p": 0.001}}}))
     assert reproduce._complete(path, run, ("test",))

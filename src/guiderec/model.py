@@ -175,6 +175,7 @@ class Model:
             history=_padded([items[-self.max_length :] for items in history], width=self.max_length, left=True),
             key=torch.tensor([key_of(*items) for items in history], dtype=torch.int64).reshape(rows),
             likes=_padded(map(_told, liked)) if any(liked) else None,
+            like_groups=_padded(map(_groups, liked)) if any(any(_groups(row)) for row in liked) else None,
             dislikes=_padded(map(_told, disliked)) if any(disliked) else None,
             guidance_scale=guidance_scale,
         ).to(self.recommender.device)
@@ -437,6 +438,12 @@ def _read_items(path: Path, n_items: int) -> Vocabulary:
             f"missing and {n_items - items.n_unique()} repeated."
         )
     return Vocabulary(tuple(items.to_list()), table)
+
+
+def _groups(wishes: Sequence[Heard]) -> list[int]:
+    """For each item that the model is told of: number of its category among the wishes, 0 if named itself."""
+    numbers = enumerate(wishes, start=1)
+    return [number if isinstance(heard.wish, Category) else 0 for number, heard in numbers for _ in heard.told]
 
 
 def _padded(lists: Iterable[Sequence[int]], *, width: int | None = None, left: bool = False) -> torch.Tensor:

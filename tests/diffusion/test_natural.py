@@ -29,7 +29,8 @@ def x() -> Tensor:
 def added(x: Tensor, table: Tensor, items: list[list[int]], signs: list[list[int]], scale: float, **options) -> Tensor:
     wished = torch.tensor(items)
     akin = options.pop("akin", torch.zeros(*wished.shape, 2, dtype=torch.int64))
-    return NaturalGuidance(**options)(x, table, wished, akin, torch.tensor(signs, dtype=x.dtype), scale)
+    shares = options.pop("shares", torch.ones_like(akin, dtype=x.dtype))
+    return NaturalGuidance(**options)(x, table, wished, akin, shares, torch.tensor(signs, dtype=x.dtype), scale)
 
 
 def p_of(x: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -388,3 +388,15 @@ def test_defaults_are_the_settings_of_the_sheet():
 def test_options_that_do_not_fit(options: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         AlignDiffConfig.from_plain(options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("init_std", [1.0, 0.02])
+def test_the_guidance_vector_differs_between_histories_of_one_length(init_std: float):
+    """However short items begin, h is about them and not about their positions alone."""
+    torch.manual_seed(0)
+    model = AlignDiff(AlignDiffConfig(dim=32, layers=1, init_std=init_std), 500).eval()
+    history = torch.randint(1, 501, (64, 6), generator=torch.Generator().manual_seed(0))
+    _, h = model.binder(Noise(0))(history, torch.arange(64))
+    between = (h - h.mean(dim=0)).square().sum(dim=1).mean().sqrt() / h.square().sum(dim=1).mean().sqrt()
+    assert between > 0.5

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from guiderec.data.batch import Batch, Query
+from guiderec.evaluation.ranking import top_k
 from guiderec.models.guided_sasrec import GuidedSASRec, GuidedSASRecConfig
 from guiderec.models.sasrec import SASRec, SASRecConfig
 from guiderec.rng import Noise, seed_everything
@@ -103,6 +104,47 @@ def test_a_wish_moves_its_item_most_and_its_neighbours_along():
             change = sign * (built.scores(wishing, Noise(0)) - built.scores(query, Noise(0)))[0, 1:]
         assert change.argmax() == 0
         assert float(change[1:5].mean()) > float(change[5:].mean())
+
+
+def test_of_a_liked_category_the_item_that_suits_most_is_wished_and_the_others_are_its_neighbours():
+    built = make()
+    history = torch.tensor([[0, 3, 1, 4]])
+    wishes, groups = torch.tensor([[2, 5, 1, 6, 3]]), torch.tensor([[1, 1, 0, 1, 2]])  # 3 is a category of one item
+    with torch.no_grad():
+        state = built.newest_state(history)
+        scores = (built.item_vectors()[wishes[0]] @ state[0]).tolist()
+        items, kin, shares = built.asked(state, wishes, groups)
+        alone = built.asked(state, wishes, None)
+    leader = max((0, 1, 3), key=lambda place: scores[place])
+    assert items[0].tolist() == [item if place in (leader, 2, 4) else 0 for place, item in enumerate([2, 5, 1, 6, 3])]
+    heard = [
+        {item: share for item, share in zip(k, s, strict=True) if item and share}
+        for k, s in zip(kin[0].tolist(), shares[0].tolist(), strict=True)
+    ]
+    n = built.config.neighbours
+    assert heard[leader] == dict.fromkeys({2, 5, 6} - {int(wishes[0, leader])}, n / 2)
+    for place in (2, 4):
+        assert heard[place] == dict.fromkeys(filter(None, built.akin[wishes[0, place]].tolist()), 1.0)
+    torch.testing.assert_close(alone[0], wishes)
+    torch.testing.assert_close(alone[1], built.akin[wishes])
+
+
+def test_a_liked_category_keeps_more_of_the_list_than_all_of_its_items_liked():
+    built = make(n_items=200, dim=16)
+    with torch.no_grad():
+        built.items.weight[1:] = torch.randn(200, 16, generator=torch.Generator().manual_seed(0)).double()
+    query = Query(history=torch.tensor([[3, 1, 4]]), key=torch.zeros(1, dtype=torch.int64))
+    liked = torch.arange(101, 121)[None]
+
+    def listed(**wishes: torch.Tensor) -> set[int]:
+        with torch.no_grad():
+            return set(top_k(built, replace(query, **wishes), 10, Noise(0))[1][0].tolist())
+
+    before, each = listed(), listed(likes=liked)
+    whole = listed(likes=liked, like_groups=torch.ones_like(liked))
+    members = set(liked[0].tolist())
+    assert len(before & members) < len(whole & members) < len(each & members)
+    assert len(before & whole) > len(before & each)
 
 
 def test_samples_spread_around_the_mean():

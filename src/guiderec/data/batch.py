@@ -29,6 +29,9 @@ class Query:
     """(B,) int64. Names the row for keyed noise: the answer to a row depends on (seed, key) and on no other row."""
     likes: Tensor | None = None
     """(B, K) int64, padded with 0: items to pull towards."""
+    like_groups: Tensor | None = None
+    """(B, K) int64 beside `likes`: equal numbers above 0 in a row are items of one category, liked as a whole; 0 is an
+    item of its own. None: all are."""
     dislikes: Tensor | None = None
     """(B, K) int64, padded with 0: items to push away from."""
     candidates: Tensor | None = None

@@ -8,12 +8,13 @@ one that changes p least. To second order KL(p(x + D) || p(x)) is 1/2 D^T F D wi
 
 A wish for item k has a direction that takes its neighbours along, and asks for a change b_k of the item's own score:
 
-    g_k = (e_k - e_bar) + kinship sum_n (e_n - e_bar),        c_k = e_k - e_bar,        c_k . D = b_k
+    g_k = (e_k - e_bar) + kinship sum_n s_n (e_n - e_bar),        c_k = e_k - e_bar,        c_k . D = b_k
 
     D = sum_k a_k F^-1 g_k,        (c_k F^-1 g_l)_kl a = b
 
 which without neighbours is min D^T F D subject to all c_k . D = b_k (Lagrange), and for one wish the natural gradient.
-Two equal wishes give what one gives, and two that have nothing in common their sum.
+Two equal wishes give what one gives, and two that have nothing in common their sum. The share s_n of a neighbour is 1
+unless whoever asks says less.
 
 How far is asked in places of the user's own list, so that a strength means the same for all users and catalogues:
 
@@ -66,7 +67,9 @@ class NaturalGuidance(Part):
     ridge: float = Field(0.01, ge=0)
     """Added to the system of the wishes, as a share of its diagonal."""
 
-    def __call__(self, x: Tensor, table: Tensor, items: Tensor, akin: Tensor, signs: Tensor, scale: float) -> Tensor:
+    def __call__(
+        self, x: Tensor, table: Tensor, items: Tensor, akin: Tensor, shares: Tensor, signs: Tensor, scale: float
+    ) -> Tensor:
         """(B, K, D) what each wish adds to x (B, D), in the ranking by the table (I + 1, D); 0 for wishes of padding.
 
         Parameters
@@ -75,6 +78,8 @@ class NaturalGuidance(Part):
             (B, K) wished items, 0 is no wish.
         akin
             (B, K, N) their neighbours, 0 where there are fewer.
+        shares
+            (B, K, N) how much each neighbour counts among them, 1 or less; nothing where there is none.
         signs
             (B, K) +1 for likes and -1 for dislikes.
         scale
@@ -86,17 +91,17 @@ class NaturalGuidance(Part):
             return found
         size = max(1, BLOCK_NUMBERS // max(len(table), self.nearest * x.shape[1]))
         for rows in asking.split(size):  # type: ignore[no-untyped-call]
-            found[rows] = scale * self._steps(x[rows], table, items[rows], akin[rows], signs[rows])
+            found[rows] = scale * self._steps(x[rows], table, items[rows], akin[rows], shares[rows], signs[rows])
         return found
 
-    def _steps(self, x: Tensor, table: Tensor, items: Tensor, akin: Tensor, signs: Tensor) -> Tensor:
+    def _steps(self, x: Tensor, table: Tensor, items: Tensor, akin: Tensor, shares: Tensor, signs: Tensor) -> Tensor:
         """(B, K, D) at w = 1."""
         scores = x @ table[1:].T  # (B, I)
         best = scores.topk(min(max(self.nearest, self.place), scores.shape[1]), dim=1)
         around, mean = self._surroundings(best.values, best.indices, table)
         own = table[items] - mean[:, None]  # (B, K, D)
-        known = (akin != 0).to(x.dtype)[..., None]
-        along = ((table[akin] - mean[:, None, None]) * known).sum(dim=2)
+        heard = (shares * (akin != 0))[..., None]
+        along = ((table[akin] - mean[:, None, None]) * heard).sum(dim=2)
         alone, together = solve_damped(around, self.damping, torch.cat([own, own + self.kinship * along], dim=1)).chunk(
             2, dim=1
         )

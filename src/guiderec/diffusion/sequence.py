@@ -76,6 +76,7 @@ class BoundSequenceDenoiser:
         self.noise = noise
         self.newest_first = torch.arange(items.shape[1] - 1, -1, -1, device=items.device)
         self._gated: list[tuple[Tensor, Tensor]] = []
+        self._repeated: dict[int, Tensor] = {}
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, D) x_t at steps t (B,), under the condition (B, D) or none."""
@@ -86,7 +87,9 @@ class BoundSequenceDenoiser:
         n = len(conditions)
         mixed = self._mixed(x_t, t)
         z = torch.cat([self._history(condition) + mixed for condition in conditions])
-        return list(self.network.newest(z, self.visible.repeat(n, 1, 1, 1)).chunk(n))
+        if n not in self._repeated:  # a chain asks for as many conditions at every step
+            self._repeated[n] = self.visible.repeat(n, 1, 1, 1)
+        return list(self.network.newest(z, self._repeated[n]).chunk(n))
 
     def _mixed(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Lambda * (x_t + time(t)): (B, L, D)."""

@@ -144,6 +144,7 @@ class AlignDiff(EmbeddingRecommender):
                 heads=config.levels.heads,
                 dropout=config.dropout,
                 average_heads=config.levels.average_heads,
+                std=config.init_std,
             )
             if isinstance(config.levels, MultiLevel)
             else None

@@ -13,7 +13,8 @@ Choices    1. Cross-entropy at pure noise, where D(x_T, T, c) = c: a target with
            2. gain and s are learnt by the denoising error, with c and the target detached.
            3. Without wishes every strength is the plain answer: there is nothing to go away from.
            4. Neighbours for guidance are counted in the training sequences, not asked of p(j | i).
-           5. Encoder and table are SASRec's to the letter: both inherit them.
+           5. A liked category is the wish for its item that suits the user most, with the others as its neighbours.
+           6. Encoder and table are SASRec's to the letter: both inherit them.
 """
 
 from __future__ import annotations
@@ -138,11 +139,33 @@ class GuidedSASRec(CausalRecommender):
         none = query.history[:, :0]
         likes = none if query.likes is None else query.likes
         dislikes = none if query.dislikes is None else query.dislikes
-        wishes = torch.cat([likes, dislikes], dim=1)
         signs = torch.cat([torch.ones_like(likes), -torch.ones_like(dislikes)], dim=1).to(state.dtype)
-        steps = self.config.guidance(state, self.items.weight, wishes, self.akin[wishes], signs, scale)
+        groups = None if query.like_groups is None else F.pad(query.like_groups, (0, dislikes.shape[1]))
+        asked = self.asked(state, torch.cat([likes, dislikes], dim=1), groups)
+        steps = self.config.guidance(state, self.items.weight, *asked, signs, scale)
         n = likes.shape[1]
         return Parts(history=state[:, None], base=steps[:, :0], likes=steps[:, :n], dislikes=steps[:, n:])
+
+    def asked(self, state: Tensor, wishes: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Wishes (B, K), their neighbours (B, K, N) and the shares of these, as guidance is to hear them.
+
+        Of a group the item with the highest score alone is wished, for states (B, D), and the others are its neighbours
+        instead of its own, together as heavy as N; then there are N + K. So a category that is liked enters the list by
+        what suits the user most, and not with all of its items at the top.
+        """
+        akin = self.akin[wishes]
+        if groups is None:
+            return wishes, akin, torch.ones_like(akin, dtype=state.dtype)
+        scores = (self.items(wishes) @ state[:, :, None])[..., 0]
+        fellow = (groups[:, :, None] == groups[:, None, :]) & (groups != 0)[:, :, None]  # (B, K, K)
+        others = fellow & ~torch.eye(groups.shape[1], dtype=torch.bool, device=groups.device)
+        grouped = others.any(dim=2, keepdim=True)
+        place = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        follows = (others & (place[:, None, :] < place[:, :, None])).any(dim=2)
+        share = others * (self.config.neighbours / others.sum(dim=2, keepdim=True).clamp(min=1))
+        kin = torch.cat([akin * ~grouped, wishes[:, None] * others], dim=2)
+        shares = torch.cat([torch.ones_like(akin), share], dim=2).to(state.dtype)
+        return wishes * ~follows, kin, shares
 
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:
         """(B, 1, D): the mean of what is generated, up to a factor; or one sample of it."""

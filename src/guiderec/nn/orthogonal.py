@@ -73,18 +73,27 @@ class LevelAttention(nn.Module):
 
     A row without items attends to nothing: its state is a learned constant. Positions count from the newest item.
 
-    Initialisation: positions N(0, 1); U and V uniform over the orthogonal group; W Xavier-uniform, biases 0.
+    Initialisation: positions N(0, std^2), which should be the deviation of the items: beside shorter ones, the state
+    would be that of the positions, and the same for everybody. U and V uniform over the orthogonal group; W
+    Xavier-uniform, biases 0.
     """
 
     def __init__(
-        self, dim: int, max_length: int, *, heads: int, dropout: float = 0.0, average_heads: bool = False
+        self,
+        dim: int,
+        max_length: int,
+        *,
+        heads: int,
+        dropout: float = 0.0,
+        average_heads: bool = False,
+        std: float = 1.0,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"a width of {dim} cannot be split into {heads} heads.")
         self.heads = heads
         self.average_heads = average_heads
-        self.positions = PositionEmbedding(max_length, dim, "from_end", std=1.0)
+        self.positions = PositionEmbedding(max_length, dim, "from_end", std=std)
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
