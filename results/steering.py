@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -61,6 +62,11 @@ PROCEDURES = {
     "dislikes category": "Five items of a category are told",
     "likes item": "One item is liked",
 }
+
+AIMED = ("guided-sasrec",)
+"""Runs of our own model: what we wanted of it, and what it does, stand below its table."""
+DEFAULT = 1.0
+"""The strength that they are served with."""
 
 Point = tuple[str, float | None]
 """Rival and strength."""
@@ -158,11 +164,11 @@ def render(pages: Mapping[str, Sequence[Curves]]) -> str:
     ]
     for name, title in PROCEDURES.items():
         if name in pages:
-            parts += [f"## {title}", *(_section(curves, dislikes="dislikes" in name) for curves in pages[name])]
+            parts += [f"## {title}", *(_section(curves, name) for curves in pages[name])]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(curves: Curves, *, dislikes: bool) -> str:
+def _section(curves: Curves, name: str) -> str:
     wishes = mean(curves.n_wishes)
     lines = [
         f"### {STUDIES[curves.study].runs[curves.run].title} ({STUDIES[curves.study].title})",
@@ -177,8 +183,10 @@ def _section(curves: Curves, *, dislikes: bool) -> str:
         for strength in strengths:
             if (rival, strength) in curves.points:
                 lines.append(_line(curves, (rival, strength)))
-    if dislikes and any(point[0] in OWN for point in curves.points):
+    if "dislikes" in name and any(point[0] in OWN for point in curves.points):
         lines += ["", _verdict(curves)]
+    if name == "dislikes item" and curves.run in AIMED:
+        lines += ["", *_aims(curves)]
     return "\n".join(lines)
 
 
@@ -194,6 +202,45 @@ def _verdict(curves: Curves) -> str:
         "Points of rivals for which some point of the model's own has no more exposure and no less Recall@10: "
         f"{'; '.join(counts)}."
     )
+
+
+def _aims(curves: Curves) -> list[str]:
+    """What we wanted at the default strength, and what was measured. Nothing where a point is missing."""
+    own, served = ("steering", DEFAULT), ("steering-and-filter", DEFAULT)
+    if not {own, served, ("unsteered", None), ("filter", None)} <= set(curves.points):
+        return []
+    listed, overlap = curves.at(own, "listed"), curves.at(own, "overlap")
+    exposure, before = curves.at(own, "exposure"), curves.at(("unsteered", None), "exposure")
+    cost = curves.at(served, "recall@10") / curves.at(("filter", None), "recall@10") - 1
+    rivals = [p for p in curves.points if p[0] in ("similarity-vectors", "similarity-co-occurrence") and p[1]]
+    matched = len(rivals) - len(undominated(curves, [p[0] for p in rivals]))
+    rows = [
+        ("disliked item listed, before any filter: at most 1 %", f"{100 * listed:.1f} %", listed <= 0.01),
+        ("exposure of its neighbours: at most half", f"{exposure / before:.0%} of what it was", exposure <= before / 2),
+        ("Recall@10: at most 5 % below that of the filter", f"{cost:+.1%}", cost >= -0.05),
+        ("overlap of the rest: at least 0.7", f"{overlap:.2f}", overlap >= 0.7),
+        ("every point of both similarities matched", f"{matched} of {len(rivals)}", matched == len(rivals)),
+    ]
+    table = ["| Aim, at w = 1 | Measured | |", "| --- | ---: | --- |"]
+    table += [f"| {aim} | {found} | {'reached' if reached else '**missed**'} |" for aim, found, reached in rows]
+    least = _oracle_at(curves, exposure)
+    if least is not None:
+        price = least / curves.at(("filter", None), "recall@10") - 1
+        table += [
+            "",
+            f"The oracle, which takes exactly these neighbours down, has {price:+.1%} in Recall@10 where its exposure "
+            "is as low: the target is often among them.",
+        ]
+    return table
+
+
+def _oracle_at(curves: Curves, exposure: float) -> float | None:
+    """Recall@10 of the oracle at an exposure, between its points; None where it was not measured down to it."""
+    points = sorted((curves.at(p, "exposure"), curves.at(p, "recall@10")) for p in curves.points if p[0] == "oracle")
+    for (low, at_low), (high, at_high) in pairwise(points):
+        if low <= exposure <= high and low < high:
+            return at_low + (exposure - low) / (high - low) * (at_high - at_low)
+    return None
 
 
 def _line(curves: Curves, point: Point) -> str:

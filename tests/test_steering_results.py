@@ -80,6 +80,25 @@ def test_the_page_shows_means_over_seeds_and_who_is_matched(tmp_path: Path) -> N
     assert "filter: the disliked item 1 of 1; similarity of vectors 1 of 2." in text
 
 
+def test_the_page_says_which_aims_are_missed_and_what_the_oracle_pays(tmp_path: Path) -> None:
+    points = [
+        *POINTS,  # unsteered: exposure 1; steering at 1: 0.4; filter: Recall@10 0.09
+        ("steering-and-filter", 1.0, 0.4, 0.081),
+        ("oracle", 0.5, 0.6, 0.09),
+        ("oracle", 1.0, 0.2, 0.08),
+    ]
+    content = record(0, points)
+    for point in content["steering"]["test"]["procedures"][0]["points"]:
+        point["measures"] |= {"listed": {"mean": 0.02}, "overlap": {"mean": 0.7}}
+    text = steering.render(steering.read(write(tmp_path, content)))
+    assert "| disliked item listed, before any filter: at most 1 % | 2.0 % | **missed** |" in text
+    assert "| exposure of its neighbours: at most half | 40% of what it was | reached |" in text
+    assert "| Recall@10: at most 5 % below that of the filter | -10.0% | **missed** |" in text
+    assert "| overlap of the rest: at least 0.7 | 0.70 | reached |" in text
+    assert "| every point of both similarities matched | 1 of 2 | **missed** |" in text
+    assert "has -5.6% in Recall@10" in text  # half way between 0.09 and 0.08, against 0.09
+
+
 def test_seeds_that_were_asked_differently_are_an_error(tmp_path: Path) -> None:
     paths = write(tmp_path, record(0, POINTS), record(1, POINTS, seen="mask"))
     with pytest.raises(ValueError, match="beauty-guided/guided-sasrec: the seeds were measured under different"):
