@@ -1,10 +1,11 @@
 /**
  * The page: what is chosen and wished, and the requests that follow from it.
  *
- * A step is one thing the reader did: a wish, a new strength, a change of their own history. It remembers what was
- * there before, for undo, and the list it started from, for what moved. Wishes of a person are kept by the server
- * (POST /feedback) and act on the very next request; wishes on one's own history travel with the request and are
- * kept nowhere. Only the newest request counts: older ones are aborted.
+ * A step is one thing the reader did: a wish, a new strength, a change of their own history. It remembers what it
+ * turned, and what was there before, for undo. Wishes of a person are kept by the server (POST /feedback), one step
+ * after the other, and act on the very next request; a step that the server did not keep is taken out again, and said
+ * to be lost. Wishes on one's own history travel with the request and are kept nowhere. Only the newest request for a
+ * list counts: older ones are aborted, but no feedback ever is.
  */
 
 import * as api from "./api.js";
@@ -13,7 +14,7 @@ import { byId, count, keepingFocus, make } from "./dom.js";
 import { CardList } from "./list.js";
 import * as panels from "./panels.js";
 import { Search } from "./search.js";
-import { asRequest, differences, fromAnswer, kindFor, seenDifferences, withWish } from "./wishes.js";
+import { asRequest, asFeedback, backwards, fromAnswer, kindFor, sameThing, targetOf, turned } from "./wishes.js";
 
 const K = 10;
 const SAME_SLIDE = 1000; // milliseconds: moves of the slider closer than this are one step
@@ -35,11 +36,13 @@ const state = {
   last: null, // the items shown before the last step
   plain: null, // {key, items}: the list for the same history without wishes
   compare: "last",
-  past: [],
+  past: [], // the steps that can be undone: {label, turns, scale, own}
 };
 
 const names = new Map(); // item key -> name, of every item that was ever shown
-let saving = Promise.resolve(); // feedback under way, one after the other
+let saving = Promise.resolve(); // feedback under way, one step after the other; never rejected, never begun anew
+let lost = []; // what the server did not keep: {label, turns, error}
+let trouble = null; // what the newest request failed with: {error, onRetry}
 let running = null; // the AbortController of the newest request
 let again = null; // what to ask once the running request is done
 let slidAt = 0;
@@ -49,7 +52,7 @@ const cards = new CardList({ list: byId("list"), ghosts: byId("ghosts"), onWish:
 // ---------------------------------------------------------------------------------------------------- beginning
 
 async function start() {
-  panels.showProblem(null);
+  settle();
   cards.renderWaiting(K);
   try {
     const [model, { people, total }, { categories }] = await Promise.all([api.getModel(), api.getPeople(), api.getCategories()]);
@@ -118,6 +121,7 @@ function chooseFound(person) {
 /** Nothing of the previous person stays: wishes, steps and lists are theirs. */
 function forget() {
   Object.assign(state, { wishes: [], seen: [], answer: null, last: null, plain: null, past: [] });
+  lost = [];
   cards.renderWaiting(K);
   showControls();
 }
@@ -129,36 +133,36 @@ function address({ user }) {
 
 // ------------------------------------------------------------------------------------------------------- the steps
 
-/** Remembers what is there now under `label`; what follows can then be undone and compared with it. */
-function step(label) {
-  const { wishes, seen, scale, own } = state;
-  state.past.push({ label, wishes, seen, scale, own });
+/** Remembers a step under `label`: what it turns, and what was there before. It can then be undone. */
+function step(label, turns = []) {
+  const { scale, own } = state;
+  const made = { label, turns, scale, own };
+  state.past.push(made);
   state.last = state.answer?.items ?? null;
+  return made;
+}
+
+/** Makes the turns, as one step. */
+function act(label, turns) {
+  const change = { label, turns, step: step(label, turns) };
+  make_(change);
+  refresh({ said: label, change });
 }
 
 function wish(target, kind, label) {
   const words = { like: `Liked ${label}`, dislike: `Disliked ${label}`, null: `Took back the wish on ${label}` };
-  step(words[kind]);
-  change(withWish(state.wishes, target, kind));
-  refresh({ said: words[kind] });
+  act(words[kind], [{ ...targetOf(target), from: kindFor(state.wishes, target), to: kind }]);
 }
 
 /** The item joins the history: that of the person, which the server keeps, or one's own. */
 function see(item) {
   const said = `Seen ${item.name}`;
-  if (state.user === null) {
-    setOwn([...state.own, item], said);
-    return;
-  }
-  step(said);
-  change(state.wishes, [...state.seen, item.item_id]);
-  refresh({ said });
+  if (state.user === null) setOwn([...state.own, item], said);
+  else if (!state.seen.includes(item.item_id)) act(said, [{ item: item.item_id, from: "unseen", to: "seen" }]);
 }
 
 function clearWishes() {
-  step("Cleared all wishes");
-  change([]);
-  refresh({ said: "Cleared all wishes" });
+  act("Cleared all wishes", state.wishes.map((one) => ({ ...targetOf(one), from: one.kind, to: null })));
 }
 
 function setOwn(own, said) {
@@ -177,27 +181,69 @@ function slide(scale, said = "New strength") {
 }
 
 function undo() {
-  const past = state.past.pop();
-  if (!past) return;
+  const undone = state.past.pop();
+  if (!undone) return;
   slidAt = 0;
   state.last = state.answer?.items ?? null;
-  change(past.wishes, past.seen);
-  Object.assign(state, { scale: past.scale, own: past.own });
+  const said = `Undone: ${undone.label}`;
+  const change = { label: said, turns: undone.turns.map(backwards), undone, place: state.past.length };
+  make_(change);
+  Object.assign(state, { scale: undone.scale, own: undone.own });
   showStrength();
-  refresh({ said: `Undone: ${past.label}` });
+  refresh({ said, change });
 }
 
-/** Makes `wishes` the wishes, and `seen` what was seen; those of a person are told to the server, in order. */
-function change(wishes, seen = state.seen) {
-  const { user } = state;
-  const events = [...differences(state.wishes, wishes), ...seenDifferences(state.seen, seen)];
-  Object.assign(state, { wishes, seen });
-  if (user === null) return;
-  saving = saving
-    .catch(() => {}) // that failure was shown when it happened
-    .then(async () => {
-      for (const event of events) await api.sendFeedback({ user, ...event });
-    });
+// ------------------------------------------------------------------------------------- what the server keeps of them
+
+/** Makes the turns of a change here at once; those of a person are told to the server when their turn comes. */
+function make_(change) {
+  const { user, past } = state;
+  Object.assign(state, turned(state, change.turns));
+  if (user !== null) saving = saving.then(() => keep({ user, past, change }));
+}
+
+async function keep({ user, past, change }) {
+  const left = [...change.turns];
+  try {
+    for (; left.length > 0; left.shift()) {
+      await api.sendFeedback({ user, ...asFeedback(left[0]) });
+      lost = lost.filter(({ turns }) => !turns.some((turn) => sameThing(turn, left[0]))); // it was said anew
+    }
+  } catch (error) {
+    const known = state.past === past; // or else the list is somebody else's by now
+    change.lost = true;
+    lost.push({ label: known ? change.label : `${change.label} (for ${user})`, turns: left, error, known });
+    if (known) takeOut(change, left);
+    showControls();
+  }
+  showProblems();
+}
+
+/** Takes out of the steps and of what is shown what was not kept of a change; steps after it stay as they are. */
+function takeOut({ step: made, undone, place }, turns) {
+  const { past } = state;
+  let after = past.indexOf(made) + 1; // 0 where it was undone meanwhile
+  if (undone) {
+    after = Math.min(place, past.length) + 1;
+    past.splice(after - 1, 0, { ...undone, turns: turns.map(backwards) });
+  } else if (after > 0) {
+    made.turns = made.turns.filter((turn) => !turns.includes(turn));
+    if (made.turns.length === 0) past.splice(--after, 1);
+  }
+  const later = past.slice(after).flatMap((one) => one.turns);
+  for (const turn of turns) {
+    const next = later.find((one) => sameThing(one, turn));
+    if (next) next.from = turn.from;
+    else Object.assign(state, turned(state, [backwards(turn)]));
+  }
+}
+
+/** Does again, as new steps, what was not kept. */
+function again_() {
+  const redone = lost;
+  lost = [];
+  for (const { label, turns, known } of redone) if (known) act(label, turns);
+  showProblems();
 }
 
 // -------------------------------------------------------------------------------------------------- the requests
