@@ -22,7 +22,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "steering-results.md"
-STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 8.0)
+STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 8.0)
 """Fine where similarity acts, coarse where guidance does."""
 
 sys.path.insert(0, str(HERE))  # also when loaded as a module
