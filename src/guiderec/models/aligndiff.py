@@ -21,8 +21,8 @@ Departs    1. U and V are orthogonal by construction; the public code has one or
            7. Schedule and T are those of the public code (truncated linear, 32); Eq. 5 is `schedule.name = "align"`,
               which does not reach the 0.9 that the text names. No extra step from e_n to x_0: its alpha_0 is undefined.
            8. eta is constant; the public code moves it after every evaluation.
-           9. Corrections act at every step, as in Eq. 11 and the code; the text has one at the end of the chain, which is
-              `energy.correction.where = "end"`.
+           9. Corrections act at every step, as in Eq. 11 and the code; the text has one at the end of the chain, that
+              is `energy.correction.where = "end"`.
           10. The positions of the levels begin as short as the items (`init_std`), so that h is about the items.
           11. All noise is named by the row and the position, so that a request always has the same answer.
 """

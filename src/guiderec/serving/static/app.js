@@ -14,7 +14,7 @@ import { byId, count, keepingFocus, make } from "./dom.js";
 import { CardList } from "./list.js";
 import * as panels from "./panels.js";
 import { Search } from "./search.js";
-import { asRequest, asFeedback, backwards, fromAnswer, kindFor, sameThing, targetOf, turned } from "./wishes.js";
+import { asFeedback, asRequest, backwards, fromAnswer, holds, kindFor, sameThing, targetOf, turned } from "./wishes.js";
 
 const K = 10;
 const SAME_SLIDE = 1000; // milliseconds: moves of the slider closer than this are one step
@@ -144,8 +144,8 @@ function step(label, turns = []) {
 
 /** Makes the turns, as one step. */
 function act(label, turns) {
-  const change = { label, turns, step: step(label, turns) };
-  make_(change);
+  const change = { label, turns, made: step(label, turns) };
+  carryOut(change);
   refresh({ said: label, change });
 }
 
@@ -180,28 +180,29 @@ function slide(scale, said = "New strength") {
   refresh({ said, patient: true });
 }
 
-function undo() {
-  const undone = state.past.pop();
-  if (!undone) return;
+function undo(undone = state.past.at(-1)) {
+  const place = state.past.indexOf(undone);
+  if (place < 0) return;
+  state.past.splice(place, 1);
   slidAt = 0;
   state.last = state.answer?.items ?? null;
-  const said = `Undone: ${undone.label}`;
-  const change = { label: said, turns: undone.turns.map(backwards), undone, place: state.past.length };
-  make_(change);
-  Object.assign(state, { scale: undone.scale, own: undone.own });
+  if (undone.turns.length === 0) Object.assign(state, { scale: undone.scale, own: undone.own });
+  const change = { label: `Undone: ${undone.label}`, turns: undone.turns.map(backwards), undone, place };
+  carryOut(change);
   showStrength();
-  refresh({ said, change });
+  refresh({ said: change.label, change });
 }
 
 // ------------------------------------------------------------------------------------- what the server keeps of them
 
-/** Makes the turns of a change here at once; those of a person are told to the server when their turn comes. */
-function make_(change) {
+/** Makes the turns of a change here at once; those of a person are then told to the server, after all before them. */
+function carryOut(change) {
   const { user, past } = state;
   Object.assign(state, turned(state, change.turns));
-  if (user !== null) saving = saving.then(() => keep({ user, past, change }));
+  if (user !== null && change.turns.length > 0) saving = saving.then(() => keep({ user, past, change }));
 }
 
+/** Never fails: what the server does not keep is taken out and said to be lost, whatever happened since. */
 async function keep({ user, past, change }) {
   const left = [...change.turns];
   try {
@@ -212,37 +213,41 @@ async function keep({ user, past, change }) {
   } catch (error) {
     const known = state.past === past; // or else the list is somebody else's by now
     change.lost = true;
-    lost.push({ label: known ? change.label : `${change.label} (for ${user})`, turns: left, error, known });
+    lost.push({ change, turns: left, error, user: known ? null : user });
     if (known) takeOut(change, left);
     showControls();
   }
   showProblems();
 }
 
-/** Takes out of the steps and of what is shown what was not kept of a change; steps after it stay as they are. */
-function takeOut({ step: made, undone, place }, turns) {
+/** Takes what was not kept of a change out of the steps and of what is shown. Later steps stay as they are. */
+function takeOut({ made, undone, place }, turns) {
   const { past } = state;
-  let after = past.indexOf(made) + 1; // 0 where it was undone meanwhile
+  let later = [];
   if (undone) {
-    after = Math.min(place, past.length) + 1;
-    past.splice(after - 1, 0, { ...undone, turns: turns.map(backwards) });
-  } else if (after > 0) {
+    undone.turns = turns.map(backwards);
+    past.splice(place, 0, undone);
+    later = past.slice(place + 1);
+  } else if (past.includes(made)) {
+    later = past.slice(past.indexOf(made) + 1);
     made.turns = made.turns.filter((turn) => !turns.includes(turn));
-    if (made.turns.length === 0) past.splice(--after, 1);
+    if (made.turns.length === 0) past.splice(past.indexOf(made), 1);
   }
-  const later = past.slice(after).flatMap((one) => one.turns);
   for (const turn of turns) {
-    const next = later.find((one) => sameThing(one, turn));
+    const next = later.flatMap((step_) => step_.turns).find((one) => sameThing(one, turn));
     if (next) next.from = turn.from;
-    else Object.assign(state, turned(state, [backwards(turn)]));
+    else if (holds(state, turn)) Object.assign(state, turned(state, [backwards(turn)]));
   }
 }
 
-/** Does again, as new steps, what was not kept. */
-function again_() {
-  const redone = lost;
+/** Does once more what was not kept, for the person whose list this is. */
+function retryLost() {
+  const again_ = lost.filter(({ user }) => user === null);
   lost = [];
-  for (const { label, turns, known } of redone) if (known) act(label, turns);
+  for (const { change, turns } of again_) {
+    if (change.undone) undo(change.undone);
+    else act(change.label, turns);
+  }
   showProblems();
 }
 
@@ -252,7 +257,7 @@ function again_() {
  * Asks for the list that follows from the state and shows it. A patient request lets one that runs finish first, so
  * that the list keeps changing while the slider is moved.
  */
-async function refresh({ said, patient = false } = {}) {
+async function refresh({ said, change = null, patient = false } = {}) {
   showControls();
   if (patient && running?.patient) {
     again = { said, patient };
@@ -268,13 +273,14 @@ async function refresh({ said, patient = false } = {}) {
   running = mine;
   const slow = setTimeout(() => busy(mine === running), SLOW);
   try {
-    await saved();
+    await saving;
+    if (mine !== running) return;
     const answer = await api.recommend(wanted(), { signal: mine.signal, onWait: (seconds) => mine === running && wait(seconds) });
     if (mine !== running) return;
-    show(answer, said);
+    show(answer, change?.lost ? `Not kept: ${said}` : said);
     await showCompared(mine);
   } catch (error) {
-    if (error.name !== "AbortError" && mine === running) fail(error, () => refresh({ said }));
+    if (error.name !== "AbortError" && mine === running) fail(error, () => refresh({ said, change }));
   } finally {
     clearTimeout(slow);
     if (mine === running) {
@@ -282,20 +288,6 @@ async function refresh({ said, patient = false } = {}) {
       busy(false);
       if (again) refresh(again);
     }
-  }
-}
-
-/** Waits for the feedback. Where it failed, what the server has kept becomes the wishes again. */
-async function saved() {
-  try {
-    await saving;
-  } catch (error) {
-    saving = Promise.resolve();
-    if (state.answer) state.wishes = fromAnswer(state.answer.wishes, state.wishes);
-    const past = state.past.pop();
-    if (past) state.seen = past.seen;
-    showControls();
-    throw error;
   }
 }
 
@@ -321,7 +313,7 @@ async function showCompared(mine) {
 // ---------------------------------------------------------------------------------------------------- showing it
 
 function show(answer, said) {
-  panels.showProblem(null);
+  settle();
   const shown = [...answer.items, ...answer.history, ...answer.wishes.items, ...answer.items.flatMap((item) => item.contributions ?? [])];
   for (const item of shown) if (item.name && item.item_id !== null) names.set(itemKey(item), item.name);
   state.answer = answer;
@@ -403,7 +395,7 @@ function showNothing() {
   busy(false);
   state.answer = null;
   cards.clear();
-  panels.showProblem(null);
+  settle();
   panels.showLegend([]);
   panels.showBefore([], []);
   byId("empty").hidden = false;
@@ -426,11 +418,31 @@ function fail(error, onRetry) {
   if (!(error instanceof api.RequestError)) console.error(error);
   if (!state.answer) cards.clear();
   byId("status").textContent = "";
-  const onKey = (key) => {
-    api.useKey(key);
-    onRetry();
+  trouble = { error, onRetry };
+  showProblems();
+}
+
+/** The newest request did not fail, or a new one begins. What was lost stays lost. */
+function settle() {
+  trouble = null;
+  showProblems();
+}
+
+/** What was not kept, until it is said anew or dismissed, and what the newest request failed with, if that is more. */
+function showProblems() {
+  const problems = lost.length ? [lostInWords()] : [];
+  if (trouble && trouble.error.message !== lost.at(-1)?.error.message) problems.push(trouble);
+  panels.showProblems(problems.map((one) => ({ ...one, onKey: (key) => { api.useKey(key); one.onRetry(); } })));
+}
+
+function lostInWords() {
+  const said = lost.map(({ change, user }) => (user === null ? change.label : `${change.label} (${user})`));
+  const onDismiss = () => {
+    lost = [];
+    showProblems();
   };
-  panels.showProblem(error, { onRetry, onKey });
+  const mine = lost.some(({ user }) => user === null);
+  return { lead: `Not kept: ${said.join("; ")}.`, error: lost.at(-1).error, onRetry: mine ? retryLost : onDismiss, onDismiss };
 }
 
 // ------------------------------------------------------------------------------------------------------ listening
@@ -492,7 +504,7 @@ byId("strength-default").addEventListener("click", () => {
   slide(null);
   byId("strength").focus();
 });
-byId("undo").addEventListener("click", undo);
+byId("undo").addEventListener("click", () => undo());
 byId("compare").addEventListener("change", (event) => {
   state.compare = event.target.value;
   if (!state.answer) return;

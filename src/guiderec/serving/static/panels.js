@@ -92,19 +92,23 @@ export function showBefore(items, now) {
   byId("before-list").replaceChildren(...(items ?? []).map(row));
 }
 
-/** An error as a sentence, with what can be done about it; null hides it. */
-export function showProblem(error, { onRetry = null, onKey = null } = {}) {
+/**
+ * Errors as sentences, each with what can be done about it; none hides the box. `lead` goes before the sentence of the
+ * error. Where one of them needs a key, it is asked for in the place of its buttons.
+ */
+export function showProblems(problems) {
   const box = byId("problem");
-  box.hidden = error === null;
-  if (error === null) {
-    box.replaceChildren();
-    return;
-  }
+  box.hidden = problems.length === 0;
+  box.replaceChildren(...problems.flatMap(problemInWords));
+}
+
+function problemInWords({ lead = null, error, onRetry = null, onDismiss = null, onKey = null }) {
   const hint = error.hint ? make("span", { class: "hint" }, ` ${error.hint}`) : null;
-  const parts = [make("p", {}, error.message, hint)];
-  if (error.needsKey && onKey) parts.push(keyForm(onKey));
-  else if (onRetry) parts.push(make("button", { type: "button", class: "button", on: { click: onRetry } }, "Try again"));
-  box.replaceChildren(...parts);
+  const words = make("p", {}, lead && `${lead} `, error.message, hint);
+  if (error.needsKey && onKey) return [words, keyForm(onKey)];
+  const button = (text, click) => click && make("button", { type: "button", class: "button", on: { click } }, text);
+  const buttons = onRetry === onDismiss ? [button("Dismiss", onDismiss)] : [button("Try again", onRetry), button("Dismiss", onDismiss)];
+  return [words, make("div", { class: "row" }, ...buttons)];
 }
 
 function keyForm(onKey) {

@@ -3,6 +3,9 @@
  *
  * A target is a wish without its kind: {item: raw id} or {category: name}. Item ids are text or whole numbers, and 7 is
  * another item than "7".
+ *
+ * A turn is a target with what it was and what it becomes: {item, from: null, to: "like"}. Of a wish these are "like",
+ * "dislike" and null; whether an item was seen is turned apart from that, between "unseen" and "seen".
  */
 
 /** A text that is the same for the same target, and for no other. */
@@ -43,21 +46,36 @@ export function fromAnswer({ likes, dislikes }, known) {
   return acted.sort((one, other) => at(one) - at(other));
 }
 
-/**
- * What to tell the server so that the items seen (raw ids, in order) become `to` instead of `from`. Taking an item back
- * takes back all that was said of it, so what is seen all the same is said again.
- */
-export function seenDifferences(from, to) {
-  const same = from.findIndex((item, index) => item !== to[index]);
-  const kept = same < 0 ? from.length : same;
-  const gone = new Set(from.slice(kept));
-  const again = to.filter((item, index) => index >= kept || gone.has(item));
-  return [...[...gone].map((item) => ({ item, kind: "unseen" })), ...again.map((item) => ({ item, kind: "seen" }))];
+/** The turn that takes another one back. */
+export function backwards({ from, to, ...target }) {
+  return { ...target, from: to, to: from };
 }
 
-/** What to tell the server so that `from` becomes `to`: targets with the kind "like", "dislike" or "clear". */
-export function differences(from, to) {
-  const gone = from.filter((wish) => kindFor(to, wish) === null).map((wish) => ({ ...targetOf(wish), kind: "clear" }));
-  const come = to.filter((wish) => kindFor(from, wish) !== wish.kind);
-  return [...gone, ...come.map((wish) => ({ ...targetOf(wish), kind: wish.kind }))];
+/** Whether two turns are about the same wish, or both about whether the same item was seen. */
+export function sameThing(one, other) {
+  return isSight(one) === isSight(other) && keyOf(one) === keyOf(other);
+}
+
+/** `{wishes, seen}` after the turns; `seen` are raw ids. The newest wish is the last. */
+export function turned({ wishes, seen }, turns) {
+  for (const turn of turns) {
+    if (turn.to === "seen") seen = [...seen, turn.item];
+    else if (turn.to === "unseen") seen = seen.filter((item) => item !== turn.item);
+    else wishes = withWish(wishes, turn, turn.to);
+  }
+  return { wishes, seen };
+}
+
+/** Whether a turn is what holds now: nothing has turned its target since. */
+export function holds({ wishes, seen }, turn) {
+  return isSight(turn) ? seen.includes(turn.item) === (turn.to === "seen") : kindFor(wishes, turn) === turn.to;
+}
+
+/** What tells the server of a turn. */
+export function asFeedback(turn) {
+  return { ...targetOf(turn), kind: turn.to ?? "clear" };
+}
+
+function isSight({ to }) {
+  return to === "seen" || to === "unseen";
 }
