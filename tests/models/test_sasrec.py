@@ -104,6 +104,13 @@ def test_rows_of_all_lengths_have_the_states_that_they_have_alone(layers: int):
         torch.testing.assert_close(newest[row], alone[-1])
 
 
+def test_no_rows_have_no_scores():
+    built = model().eval()
+    none = batch_of(ROWS).rows(slice(0, 0))
+    assert built.scores(none, Noise(0)).shape == (0, 10)
+    assert built.states(none.history).shape == (0, none.history.shape[1], 8)
+
+
 def test_last_state_is_that_of_torchs_own_encoder():
     """torch.nn.TransformerEncoderLayer with our weights, pre-norm, over rows without padding."""
     built = model(norm="pre").eval()

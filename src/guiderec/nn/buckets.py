@@ -52,10 +52,10 @@ def by_length(mask: Tensor, *, shortest: int = 4, fewest: int = _FEWEST_ROWS) ->
         if len(waiting) >= fewest:
             groups.append(waiting)
             waiting = []
-    if waiting:
+    if waiting or not groups:  # no rows are one bucket without any
         groups.append(waiting)
     return [
-        Bucket(mask.new_tensor(rows, dtype=torch.int64), max(1, *(lengths[row] for row in rows))) for rows in groups
+        Bucket(mask.new_tensor(rows, dtype=torch.int64), max([1, *(lengths[row] for row in rows)])) for rows in groups
     ]
 
 
