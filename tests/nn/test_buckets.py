@@ -34,9 +34,8 @@ def test_small_buckets_join_wider_ones(lengths: list[int], fewest: int):
         assert home.length >= bucket.length
 
 
-def test_no_rows_are_one_bucket_without_any():
-    (bucket,) = by_length(mask_of([], 7))
-    assert (bucket.rows.tolist(), bucket.length) == ([], 1)
+def test_no_rows_have_no_buckets():
+    assert by_length(mask_of([], 7)) == []
 
 
 def test_results_come_back_in_the_order_of_the_rows():

@@ -52,10 +52,10 @@ def by_length(mask: Tensor, *, shortest: int = 4, fewest: int = _FEWEST_ROWS) ->
         if len(waiting) >= fewest:
             groups.append(waiting)
             waiting = []
-    if waiting or not groups:  # no rows are one bucket without any
+    if waiting:
         groups.append(waiting)
     return [
-        Bucket(mask.new_tensor(rows, dtype=torch.int64), max([1, *(lengths[row] for row in rows)])) for rows in groups
+        Bucket(mask.new_tensor(rows, dtype=torch.int64), max(1, *(lengths[row] for row in rows))) for rows in groups
     ]
 
 
@@ -72,4 +72,6 @@ def by_history(history: Tensor, mask: Tensor, function: Callable[[Tensor, Tensor
     """
     fewest = _FEWEST_ROWS if mask.device.type == "cpu" else _FEWEST_ROWS_ON_ACCELERATORS
     buckets = by_length(mask, fewest=fewest)
+    if not buckets:  # no rows are one group without any
+        return function(history, torch.arange(0, device=history.device))
     return in_buckets(buckets, lambda bucket: function(history[bucket.rows, -bucket.length :], bucket.rows))
