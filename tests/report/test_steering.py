@@ -88,6 +88,19 @@ def test_the_table_has_every_point_and_its_numbers(make_run: MakeRun) -> None:
     assert "397 of 400 rows have a wish" in disliked.note
 
 
+def test_measurements_under_other_options_stand_beside_those_of_the_run(make_run: MakeRun) -> None:
+    run = make_run()
+    record = write_record(run)
+    (run / "steering" / "test-by-place.json").write_text(json.dumps(record))
+    (run / "steering" / "valid.json").write_text(json.dumps(record))
+    own, other = steering.tables([read(run)])
+    assert "test part, of" in own.caption
+    assert "test part, by-place, of" in other.caption
+    names = [picture.name for picture in figures.steering_curves(read(run), "mine")]
+    assert names == ["steering-dislikes-item", "steering-dislikes-item-by-place"]
+    assert len(steering.record_tables(read(run), "mine", "test-by-place")) == 1
+
+
 def test_the_terminal_shows_the_numbers_uncut_in_80_columns(make_run: MakeRun) -> None:
     run = make_run()
     record = write_record(run)

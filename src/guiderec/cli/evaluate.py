@@ -118,10 +118,11 @@ def _steering(
 
     def show(console: Console) -> None:
         from guiderec.report import runs
-        from guiderec.report.steering import tables
+        from guiderec.report.steering import record_tables
 
-        name = f"{part}-{options['label']}" if options["label"] else part
-        for table in tables([runs.read(run)], name):
+        measured = runs.read(run)
+        (name,) = runs.labels([measured])
+        for table in record_tables(measured, name, f"{part}-{options['label']}" if options["label"] else part):
             console.print(table.rich())
 
     answer({"run": run, **record}, as_json, show)

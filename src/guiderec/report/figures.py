@@ -174,8 +174,11 @@ def coverage(runs: Sequence[Run], part: str = "test") -> list[Picture]:
 
 def steering_curves(run: Run, name: str, part: str = "test") -> list[Picture]:
     """For each procedure: exposure of the group against accuracy and overlap, and every measure over strength."""
-    procedures = run.steering[part]["procedures"] if part in run.steering else []
-    return [_steering_figure(procedure, name, part) for procedure in procedures]
+    return [
+        _steering_figure(procedure, name, record)
+        for record in steering.records(run, part)
+        for procedure in run.steering[record]["procedures"]
+    ]
 
 
 def rank_edges(n_items: int) -> list[int]:
@@ -429,7 +432,8 @@ def _draw_coverage(panel: Axes, found: Coverage, colour: str, theme: Theme) -> N
 Curve = list[tuple[float, float]]
 
 
-def _steering_figure(procedure: Mapping[str, Any], name: str, part: str) -> Picture:
+def _steering_figure(procedure: Mapping[str, Any], name: str, record: str) -> Picture:
+    where, label = steering.where(record), record.partition("-")[2]
     recall = f"recall@{procedure['cutoff']}"
     known = {point["rival"]: point for point in procedure["points"]}
     rivals = [rival for rival in steering.RIVALS if rival in known and rival != steering.UNSTEERED]
@@ -464,12 +468,12 @@ def _steering_figure(procedure: Mapping[str, Any], name: str, part: str) -> Pict
 
     best = {rival: _steered_value(procedure, known[rival], recall) for rival in rivals}  # at the largest strength
     facts = "; ".join(f"{steering.RIVALS[rival]}: {value:.4f}" for rival, value in best.items())
-    alt = f"Steering of {name}, {procedure['name']}, {part} part. {title(recall)} at the largest strength: {facts}."
+    alt = f"Steering of {name}, {procedure['name']}, {where}. {title(recall)} at the largest strength: {facts}."
     caption = (
-        f"{procedure['name'].capitalize()}, {name}. Above: what it costs to change the exposure of the group, a marker "
-        "for each strength, larger for a larger one. Below: each measure over strength. Dotted: the unsteered list."
+        f"{procedure['name'].capitalize()}, {name}, {where}. Above: what it costs to change the exposure of the group, "
+        "a marker for each strength, larger for a larger one. Below: each measure over strength. Dotted: the unsteered list."
     )
-    return _picture(f"steering-{slug(procedure['name'])}", alt, caption, draw)
+    return _picture("steering-" + slug(f"{procedure['name']} {label}"), alt, caption, draw)
 
 
 def _draw_rival(

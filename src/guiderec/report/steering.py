@@ -24,13 +24,29 @@ RIVALS = {
 
 
 def tables(runs: Sequence[Run], part: str = "test") -> list[Table]:
-    """What the wishes of every procedure did, run by run; runs without a record of `part` are left out."""
+    """What the wishes of every procedure did, run by run, also under other options; runs without any are left out."""
     return [
-        _table(run, name, part, procedure)
+        table
         for run, name in zip(runs, labels(runs), strict=True)
-        if part in run.steering
-        for procedure in run.steering[part]["procedures"]
+        for record in records(run, part)
+        for table in record_tables(run, name, record)
     ]
+
+
+def record_tables(run: Run, name: str, record: str) -> list[Table]:
+    """The tables of one record of a run, such as `test` or `test-LABEL`."""
+    return [_table(run, name, where(record), procedure) for procedure in run.steering[record]["procedures"]]
+
+
+def records(run: Run, part: str) -> list[str]:
+    """The names of the records of a part: `PART`, and `PART-LABEL` where it was measured under other options."""
+    return [record for record in sorted(run.steering) if record.partition("-")[0] == part]
+
+
+def where(record: str) -> str:
+    """`test part`, or `test part, LABEL`."""
+    part, _, label = record.partition("-")
+    return f"{part} part, {label}" if label else f"{part} part"
 
 
 def share_honoured(procedure: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float]:
@@ -47,7 +63,7 @@ def honoured_title(procedure: Mapping[str, Any]) -> str:
     return f"{verb} the top {procedure['cutoff']}"
 
 
-def _table(run: Run, name: str, part: str, procedure: Mapping[str, Any]) -> Table:
+def _table(run: Run, name: str, where: str, procedure: Mapping[str, Any]) -> Table:
     recall = f"recall@{procedure['cutoff']}"
     headings = ("Median\nrank", "Exposure", "Shift", "Overlap", title(recall))
     rows = [
@@ -62,7 +78,7 @@ def _table(run: Run, name: str, part: str, procedure: Mapping[str, Any]) -> Tabl
         )
         for point in procedure["points"]
     ]
-    caption = f"Steering, {procedure['name']}: {name}, {part} part of {run.data.get('name', 'unnamed data')}"
+    caption = f"Steering, {procedure['name']}: {name}, {where}, of {run.data.get('name', 'unnamed data')}"
     note = (
         f"{procedure['n_wishes']:,} of {procedure['n_rows']:,} rows have a wish. Exposure: items of the group in the "
         "list. Shift: log2 of the rank of the followed items, after over before. Overlap: share of the rest of the "
