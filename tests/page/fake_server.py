@@ -50,6 +50,8 @@ class FakeServer:
     steers: bool = True
     explains: bool = True
     scale: float | None = 1.0
+    base: float = 0.01
+    """What the base takes from an item for each place of its number."""
     first: int = 50
     """People that are listed without a search, at most."""
     seen: dict[str, list[int]] = field(default_factory=dict)
@@ -200,7 +202,7 @@ class FakeServer:
         def alike(target: Plain) -> bool:
             return category_of(j) == (target["category"] if "category" in target else category_of(target["item"]))
 
-        parts = [part("base", {}, -j / 100)]
+        parts = [part("base", {}, -j * self.base)]
         parts += [part("history", {"item": h}, 0.2 * alike({"item": h})) for h in history]
         if self.steers:
             parts += [part("like", target, 0.5 * scale * alike(target)) for target in wishes["likes"]]

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from fake_server import FakeServer
-from page_reader import NARROW, Open, Shown
+from page_reader import NARROW, WIDE, Open, Shown
 from playwright.sync_api import expect
 
 CONTROLS = {"button", "link", "textbox", "combobox", "slider", "radio", "checkbox", "option", "listbox", "searchbox"}
@@ -191,6 +191,48 @@ def test_a_narrow_screen(page_of: Open, scheme: str):
              .filter(([_, box]) => box.width < 24 || box.height < 24).map(([html]) => html.slice(0, 80))"""
     )
     assert small == []
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_the_list_begins_on_the_first_screen_of_a_phone(page_of: Open, server: FakeServer, width: int):
+    """Search, history and categories are put away until they are asked for; on a wide screen they always show."""
+    server.first = 1
+    shown = page_of(viewport={"width": width, "height": 844}).ready()
+    name = shown.cards.first.locator(".name").bounding_box()
+    assert name is not None
+    assert name["y"] + name["height"] < 844
+    for button, part in (("Search, and history (2)", "#history-part"), ("A whole category", "#category-wish")):
+        toggle = shown.page.get_by_role("button", name=button)
+        expect(shown.page.locator(part)).to_be_hidden()
+        toggle.click()
+        expect(toggle).to_have_attribute("aria-expanded", "true")
+        expect(shown.page.locator(part)).to_be_visible()
+    box = shown.page.get_by_role("combobox", name="Find somebody else")
+    box.fill("bob")
+    shown.page.locator("#people-found [role=option]").click()
+    shown.await_status("For bob")
+    expect(box).to_be_hidden()  # somebody is chosen
+    assert shown.focus()["id"] == "history-fold"
+    shown.page.get_by_role("radio", name="My own history").check()
+    expect(shown.page.locator("#history-part")).to_be_visible()
+    expect(shown.page.locator("#history-fold")).to_be_hidden()
+    shown.page.set_viewport_size(WIDE)
+    shown.page.get_by_role("radio", name="A person").check()
+    expect(shown.page.locator("#history-part")).to_be_visible()
+    expect(shown.page.locator("#history-fold")).to_be_hidden()
+
+
+def test_nothing_scrolls_inside_the_steering(page_of: Open, server: FakeServer):
+    """With more than the window can show, the end of the panel is reached by scrolling the page, and then stays."""
+    server.stored["ada"] = {"like": [{"item": j} for j in range(1, 9)], "dislike": []}
+    shown = page_of(viewport={"width": 1280, "height": 720}).ready()
+    steering = shown.page.locator(".controls")
+    assert steering.evaluate("e => e.offsetHeight") > 720
+    assert steering.evaluate("e => [e.scrollHeight - e.clientHeight, getComputedStyle(e).overflowY]") == [0, "visible"]
+    shown.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    end = shown.page.locator("#category-like").bounding_box()
+    assert end is not None
+    assert 0 < end["y"] < 720 - end["height"]
 
 
 def test_strength_stays_in_sight(page_of: Open):

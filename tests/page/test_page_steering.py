@@ -254,6 +254,27 @@ def test_contributions_add_up(shown: Shown):
     assert card.locator(".why").get_attribute("aria-label") == "Why: score 0.280, in general −0.120, history +0.400"
 
 
+def test_why_says_what_a_bar_means_and_shows_only_sources_at_work(page_of: Open, server: FakeServer):
+    """A source that gave 0 to every item, as the base of many models, is in no card and not in the legend."""
+    server.base = 0.0
+    shown = page_of().ready()
+    card = shown.cards.first
+    card.locator(".why").click()
+    assert card.locator(".label").all_inner_texts() == [*items(4, 8), "Score, the sum"]
+    expect(card.locator(".reasons .note")).to_have_text(
+        "A bar to the right moved this item up, a bar to the left moved it down."
+    )
+    assert shown.page.locator("#legend li").all_inner_texts() == ["history"]
+    shown.card("Item 12").locator("[data-part=dislike]").click()
+    shown.await_status("Disliked Item 12")
+    expect(shown.page.locator("#legend")).to_be_hidden()  # Red fell out: nothing gave anything to what is left
+    shown.page.locator("#strength").fill("0.5")
+    shown.await_status("New strength")
+    assert shown.page.locator("#legend li").all_inner_texts() == ["history", "dislikes"]
+    shown.cards.first.locator(".why").click()
+    expect(shown.cards.first.locator(".reasons .note")).to_contain_text("A dislike can lift items that are unlike it.")
+
+
 def test_bars_share_one_scale(shown: Shown):
     """The list reaches from -0.40 (base of item 40) to +0.40 (two Red items of the history): zero is in the middle."""
     widths = shown.cards.evaluate_all(

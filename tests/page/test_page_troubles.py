@@ -54,6 +54,125 @@ def test_feedback_that_is_not_kept_is_not_shown_as_a_wish(shown: Shown, server: 
     assert shown.wishes() == ["Dislike: Item 12"]
 
 
+NOT_KEPT = (422, {"detail": "The database does not answer.", "hint": None}, {})
+
+
+def at_once(shown: Shown, *clicks: tuple[str, str]) -> None:
+    """Clicks on (part, item) in one task of the page: all of them before any answer."""
+    shown.page.evaluate(
+        """clicks => { for (const [part, name] of clicks)
+             [...document.querySelectorAll("#list > .card")].find(c => c.querySelector(".name").textContent === name)
+               .querySelector(`[data-part=${part}]`).click(); }""",
+        clicks,
+    )
+
+
+def test_of_two_quick_wishes_the_first_is_not_kept(shown: Shown, server: FakeServer):
+    """Its request for a list was given up for that of the second, and its failure was told to nobody."""
+    server.failures["feedback"] = [NOT_KEPT]
+    at_once(shown, ("dislike", "Item 12"), ("like", "Item 01"))
+    shown.await_status("Liked Item 01")
+    alert, undo = shown.page.get_by_role("alert"), shown.page.locator("#undo")
+    expect(alert).to_contain_text("Not kept: Disliked Item 12. The database does not answer.")
+    assert shown.wishes() == ["Like: Item 01"]
+    assert server.stored["ada"] == {"like": [{"item": 1}], "dislike": []}
+    expect(undo).to_have_attribute("title", "Undo: Liked Item 01")
+    undo.click()
+    shown.await_status("Undone: Liked Item 01")
+    expect(undo).to_be_disabled()
+    assert (shown.wishes(), server.stored["ada"]["like"]) == ([], [])
+    expect(alert).to_contain_text("Disliked Item 12")  # still: nobody answered it
+    alert.get_by_role("button", name="Try again").click()
+    shown.await_status("Disliked Item 12")
+    expect(alert).to_be_hidden()
+    assert (shown.wishes(), server.stored["ada"]["dislike"]) == (["Dislike: Item 12"], [{"item": 12}])
+    expect(undo).to_have_attribute("title", "Undo: Disliked Item 12")
+
+
+def test_of_three_quick_wishes_the_second_is_not_kept(shown: Shown, server: FakeServer):
+    """The others are told in order, and undone in order, around the gap; one on the same item starts from before it."""
+    kept = (201, {"id": 1, "user": "ada", "kind": "like", "item": 12, "time": "2024-01-01T00:00:00Z"}, {})
+    server.failures["feedback"] = [kept, NOT_KEPT]
+    at_once(shown, ("like", "Item 12"), ("like", "Item 16"), ("dislike", "Item 16"))
+    shown.await_status("Disliked Item 16")
+    assert [(body["kind"], body["item"]) for body in server.wanted("feedback")] == [
+        ("like", 12),
+        ("like", 16),
+        ("dislike", 16),
+    ]
+    shown.page.keyboard.press("Control+z")
+    shown.await_status("Undone: Disliked Item 16")
+    assert server.wanted("feedback")[-1] == {"user": "ada", "item": 16, "kind": "clear"}  # and not "like"
+    expect(shown.page.locator("#undo")).to_have_attribute("title", "Undo: Liked Item 12")
+
+
+def test_an_undo_that_is_not_kept_can_be_done_again(shown: Shown, server: FakeServer):
+    at_once(shown, ("like", "Item 01"))
+    shown.await_status("Liked Item 01")
+    server.failures["feedback"] = [NOT_KEPT]
+    shown.page.locator("#undo").click()
+    alert = shown.page.get_by_role("alert")
+    expect(alert).to_contain_text("Not kept: Undone: Liked Item 01.")
+    assert shown.wishes() == ["Like: Item 01"]
+    expect(shown.page.locator("#undo")).to_have_attribute("title", "Undo: Liked Item 01")
+    alert.get_by_role("button", name="Try again").click()
+    shown.await_status("Undone: Liked Item 01")
+    assert (shown.wishes(), server.stored["ada"]["like"]) == ([], [])
+    expect(shown.page.locator("#undo")).to_be_disabled()
+    expect(alert).to_be_hidden()
+
+
+def test_of_all_wishes_cleared_one_is_not_kept(shown: Shown, server: FakeServer):
+    server.stored["ada"] = {"like": [{"item": 1}, {"item": 5}], "dislike": []}
+    shown.page.reload()
+    shown.cards.first.wait_for()
+    kept = (201, {"id": 1, "user": "ada", "kind": "clear", "item": 1, "time": "2024-01-01T00:00:00Z"}, {})
+    server.failures["feedback"] = [kept, NOT_KEPT]
+    server.stored["ada"]["like"].pop(0)  # what `kept` stands for
+    shown.page.get_by_role("button", name="Clear all").click()
+    shown.await_status("Not kept: Cleared all wishes")
+    assert shown.wishes() == ["Like: Item 05"]
+    shown.page.keyboard.press("Control+z")  # what was kept of it can be undone
+    shown.await_status("Undone: Cleared all wishes")
+    assert sorted(shown.wishes()) == ["Like: Item 01", "Like: Item 05"]
+
+
+def test_a_wish_that_is_not_kept_for_somebody_who_was_left(shown: Shown, server: FakeServer):
+    """It says whose it was, touches nothing of the person whose list is shown, and can only be dismissed."""
+    server.failures["feedback"] = [NOT_KEPT]
+    shown.page.evaluate(
+        """() => { document.querySelector("#list > .card [data-part=like]").click();
+                   const person = document.getElementById("person");
+                   person.value = "bob";
+                   person.dispatchEvent(new Event("change", {bubbles: true})); }"""
+    )
+    shown.await_status("For bob")
+    alert = shown.page.get_by_role("alert")
+    expect(alert).to_contain_text("Not kept: Liked Item 12 (ada).")
+    assert shown.wishes() == []
+    expect(alert.get_by_role("button", name="Try again")).to_have_count(0)
+    alert.get_by_role("button", name="Dismiss").click()
+    expect(alert).to_be_hidden()
+
+
+def test_a_server_that_is_gone_is_one_problem(shown: Shown, server: FakeServer):
+    """Neither the wish nor the list is to be had: said once, and one button does both."""
+    shown.page.route("**/feedback", lambda route: route.abort())
+    shown.page.route("**/recommend", lambda route: route.abort())
+    at_once(shown, ("like", "Item 12"))
+    alert = shown.page.get_by_role("alert")
+    expect(alert).to_have_text(
+        "Not kept: Liked Item 12. The server cannot be reached. See whether it is still running.Try againDismiss"
+    )
+    shown.page.wait_for_timeout(100)
+    shown.page.unroute("**/feedback")
+    shown.page.unroute("**/recommend")
+    alert.get_by_role("button", name="Try again").click()
+    shown.await_status("Liked Item 12")
+    assert server.stored["ada"]["like"] == [{"item": 12}]
+    expect(alert).to_be_hidden()
+
+
 def test_a_server_that_is_gone(shown: Shown):
     shown.page.route("**/recommend", lambda route: route.abort())
     shown.page.get_by_label("Leave out what is in the history").uncheck()
@@ -150,7 +269,7 @@ def test_parts_of_the_page_are_what_they_say(shown: Shown):
         """async () => {
              const wishes = await import("./static/wishes.js");
              const compare = await import("./static/compare.js");
-             const like = {kind: "like", item: 7}, dislike = {kind: "dislike", category: "Red"};
+             const like = {kind: "like", item: 7};
              const before = [{item_id: 1, rank: 1}, {item_id: "1", rank: 2}, {item_id: 3, rank: 3}];
              const now = [{item_id: "1", rank: 1}, {item_id: 1, rank: 2}, {item_id: 4, rank: 3}];
              const moved = compare.movesBetween(before, now);
@@ -160,8 +279,12 @@ def test_parts_of_the_page_are_what_they_say(shown: Shown):
              return {
                other: wishes.keyOf({item: 7}) !== wishes.keyOf({item: "7"}),
                apart: wishes.keyOf({category: "7"}) !== wishes.keyOf({item: "7"}),
-               differences: wishes.differences([like], [{...like, kind: "dislike"}, dislike]),
-               gone: wishes.differences([like, dislike], [like]),
+               told: [{item: 7, from: "like", to: "dislike"}, {category: "Red", from: "like", to: null},
+                      {item: 7, from: "unseen", to: "seen"}].map(wishes.asFeedback),
+               after: wishes.turned({wishes: [like], seen: [1, 2]}, [{category: "Red", from: null, to: "dislike"},
+                                    {item: 7, from: "like", to: null}, {item: 1, from: "seen", to: "unseen"}]),
+               alike: [{item: 7, to: "like"}, {item: 7, to: null}, {item: 7, to: "seen"}, {item: "7", to: "like"}]
+                 .map(turn => wishes.sameThing({item: 7, to: "dislike"}, turn)),
                moves: [...moved.moves.values()],
                left: moved.left.map(item => item.item_id),
                signed: [0.25, -0.25, 0, -1e-9].map(amount => compare.signed(amount, {low: -0.5, high: 0.5})),
@@ -172,8 +295,9 @@ def test_parts_of_the_page_are_what_they_say(shown: Shown):
     assert found == {
         "other": True,
         "apart": True,
-        "differences": [{"item": 7, "kind": "dislike"}, {"category": "Red", "kind": "dislike"}],
-        "gone": [{"category": "Red", "kind": "clear"}],
+        "told": [{"item": 7, "kind": "dislike"}, {"category": "Red", "kind": "clear"}, {"item": 7, "kind": "seen"}],
+        "after": {"wishes": [{"kind": "dislike", "category": "Red"}], "seen": [2]},
+        "alike": [True, True, False, False],
         "moves": [1, -1, None],
         "left": [3],
         "signed": ["+0.250", "−0.250", "0.000", "0.000"],

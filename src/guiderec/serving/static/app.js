@@ -9,7 +9,7 @@
  */
 
 import * as api from "./api.js";
-import { itemKey, movesBetween, movesInWords } from "./compare.js";
+import { itemKey, movesBetween, movesInWords, sourcesAtWork } from "./compare.js";
 import { byId, count, keepingFocus, make } from "./dom.js";
 import { CardList } from "./list.js";
 import * as panels from "./panels.js";
@@ -47,6 +47,9 @@ let running = null; // the AbortController of the newest request
 let again = null; // what to ask once the running request is done
 let slidAt = 0;
 
+/** How high the steering is, so that on a wide screen it scrolls with the page until its end is seen, and then stays. */
+new ResizeObserver(([{ target }]) => target.style.setProperty("--height", `${target.offsetHeight}px`)).observe(byId("controls"));
+
 const cards = new CardList({ list: byId("list"), ghosts: byId("ghosts"), onWish: wish, onSeen: see, onUndo: undo });
 
 // ---------------------------------------------------------------------------------------------------- beginning
@@ -72,12 +75,11 @@ function prepareControls() {
   panels.showModel(model);
   prepareStrength(model.default_guidance_scale);
   byId("help-why").hidden = !model.explains;
-  byId("category-wish").hidden = categories.length === 0;
+  for (const id of ["category-wish", "category-fold"]) byId(id).hidden = categories.length === 0;
   const options = categories.map(({ name, n_items: n }) => make("option", { value: name }, `${name} (${n.toLocaleString("en")})`));
   byId("category").replaceChildren(...options);
   const nobody = state.people.length === 0 && !new URLSearchParams(location.search).has("user");
   byId("who-kind").querySelector("[value=person]").disabled = nobody;
-  byId("find-person").hidden = state.nPeople <= state.people.length;
   byId("person-search").placeholder = `One of ${state.nPeople.toLocaleString("en")}`;
   byId("who-kind").title = nobody ? "The server was started without people" : "";
 }
@@ -100,6 +102,7 @@ function prepareStrength(standard) {
 function choosePerson(user) {
   Object.assign(state, { user, wholeHistory: false });
   panels.showPeople(state.people, user);
+  fold(byId("history-fold"), true);
   forget();
   address({ user });
   refresh({ said: `For ${user}` });
@@ -107,6 +110,7 @@ function choosePerson(user) {
 
 function chooseOwn(history) {
   Object.assign(state, { user: null, own: history });
+  fold(byId("history-fold"), false);
   forget();
   address({});
   refresh({ said: "For your own history" });
@@ -116,6 +120,12 @@ function chooseOwn(history) {
 function chooseFound(person) {
   if (!state.people.some(({ user }) => user === person.user)) state.people = [person, ...state.people];
   choosePerson(person.user);
+}
+
+/** On a narrow screen: puts away what `button` is for, or shows it. */
+function fold(button, away) {
+  button.setAttribute("aria-expanded", String(!away));
+  keepingFocus(() => button.closest(".panel").classList.toggle("folded", away), [button]);
 }
 
 /** Nothing of the previous person stays: wishes, steps and lists are theirs. */
@@ -208,7 +218,7 @@ async function keep({ user, past, change }) {
   try {
     for (; left.length > 0; left.shift()) {
       await api.sendFeedback({ user, ...asFeedback(left[0]) });
-      lost = lost.filter(({ turns }) => !turns.some((turn) => sameThing(turn, left[0]))); // it was said anew
+      if (lost.length) saidAnew(left[0]);
     }
   } catch (error) {
     const known = state.past === past; // or else the list is somebody else's by now
@@ -216,7 +226,13 @@ async function keep({ user, past, change }) {
     lost.push({ change, turns: left, error, user: known ? null : user });
     if (known) takeOut(change, left);
     showControls();
+    showProblems();
   }
+}
+
+/** What was lost of the same target need not be said again. */
+function saidAnew(kept) {
+  lost = lost.filter(({ turns, user }) => user !== null || !turns.some((turn) => sameThing(turn, kept)));
   showProblems();
 }
 
@@ -329,8 +345,9 @@ function showList() {
   const moves = reference && movesBetween(reference, answer.items).moves;
   byId("empty").hidden = true;
   byId("list-title").textContent = answer.items.length === K ? "Ten recommendations" : count(answer.items.length, "recommendation");
-  cards.render(answer.items, { moves, wishes, seen: new Set(answer.history.map(itemKey)) });
-  panels.showLegend(answer.items);
+  const sources = sourcesAtWork(answer.items);
+  cards.render(answer.items, { moves, wishes, sources, seen: new Set(answer.history.map(itemKey)) });
+  panels.showLegend(sources);
   panels.showBefore(reference, answer.items);
   byId("before-title").textContent = state.compare === "last" ? "Before the last change" : "Without wishes";
   byId("before-list").dataset.empty = reference ? "" : "Nothing has changed yet.";
@@ -351,6 +368,7 @@ function updateControls() {
   byId("who-kind").querySelector(`[value=${isOwn ? "own" : "person"}]`).checked = true;
   byId("who-person").hidden = isOwn;
   byId("who-own").hidden = !isOwn;
+  byId("find-person").hidden = isOwn || state.nPeople <= state.people.length;
   showHistory(isOwn ? own : (answer?.history ?? []), isOwn);
   panels.showWishes(wishes, { labelOf, onRemove: (wish_) => wish(wish_, null, labelOf(wish_)) });
   panels.showHonoured(answer);
@@ -424,6 +442,7 @@ function fail(error, onRetry) {
 
 /** The newest request did not fail, or a new one begins. What was lost stays lost. */
 function settle() {
+  if (trouble === null) return;
   trouble = null;
   showProblems();
 }
@@ -483,6 +502,9 @@ byId("history-action").addEventListener("click", () => {
   if (state.user === null) setOwn([], "Cleared the history");
   else chooseOwn(state.answer.history);
 });
+for (const button of [byId("history-fold"), byId("category-fold")]) {
+  button.addEventListener("click", () => fold(button, button.getAttribute("aria-expanded") === "true"));
+}
 byId("history-all").addEventListener("click", () => {
   state.wholeHistory = true;
   showControls();

@@ -60,13 +60,20 @@ export function extent(items) {
   return { low, high };
 }
 
+/** The sources that gave anything to any score of a list: an amount that reads other than 0. */
+export function sourcesAtWork(items) {
+  const parts = items.flatMap((item) => item.contributions ?? []);
+  const reads = items.every((item) => item.contributions) ? extent(items) : { low: 0, high: 0 };
+  return SOURCES.filter((source) => parts.some((part) => part.source === source && Number(plain(Math.abs(part.amount), reads)) !== 0));
+}
+
 /**
- * The contributions to one score as `{source, label, amount}`, by source and then largest first. Beyond `most` of one
- * source the rest is one row, so that the amounts still add up to the score.
+ * The contributions to one score as `{source, label, amount}`, by source and then largest first, of some sources. Beyond
+ * `most` of one source the rest is one row, so that the amounts still add up to the score.
  */
-export function rows(contributions, most = 4) {
+export function rows(contributions, sources = SOURCES, most = 4) {
   const found = [];
-  for (const source of SOURCES) {
+  for (const source of sources) {
     const own = contributions.filter((part) => part.source === source);
     own.sort((one, other) => Math.abs(other.amount) - Math.abs(one.amount));
     const shown = own.length > most + 1 ? own.slice(0, most) : own;
@@ -122,6 +129,12 @@ function steered(likes, dislikes) {
 
 function unsteered(dislikes) {
   return { word: "Strength 0.", text: `Nothing pulls or pushes${dislikes ? "; what you dislike is only left out" : ""}.` };
+}
+
+/** What the bars under "Why" mean, for the sources that are shown. */
+export function barsInWords(sources) {
+  const unlike = sources.includes("dislike") ? " A dislike can lift items that are unlike it." : "";
+  return `A bar to the right moved this item up, a bar to the left moved it down.${unlike}`;
 }
 
 function labelOf({ source, name, category, item_id: id }) {

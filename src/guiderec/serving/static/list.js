@@ -4,7 +4,7 @@
  * (FLIP: measure, reorder, play the difference); those of items that left fade out behind.
  */
 
-import { SOURCES, SOURCE_NAMES, extent, itemKey, moveInWords, plain, rows, signed, totals } from "./compare.js";
+import { SOURCES, SOURCE_NAMES, barsInWords, extent, itemKey, moveInWords, plain, rows, signed, totals } from "./compare.js";
 import { icon, make, setAttribute, wantsStillness } from "./dom.js";
 import { kindFor } from "./wishes.js";
 
@@ -31,16 +31,16 @@ export class CardList {
 
   /**
    * Shows `items`. `moves` are places by item key, or null where there is nothing to compare with; `seen` are the keys of
-   * the items of the history.
+   * the items of the history; `sources` are those that gave something to some score.
    */
-  render(items, { moves = null, wishes = [], seen = new Set() } = {}) {
+  render(items, { moves = null, wishes = [], sources = SOURCES, seen = new Set() } = {}) {
     const focused = this.#focusedPart();
     const before = this.#positions();
     this.#settle();
     const kept = new Set(items.map(itemKey));
     for (const [key, card] of this.cards) if (!kept.has(key)) this.#leave(key, card, before.get(key));
     const scale = items.every((item) => item.contributions) ? extent(items) : null;
-    items.forEach((item, index) => this.#place(item, index, { moves, wishes, seen, scale }));
+    items.forEach((item, index) => this.#place(item, index, { moves, wishes, sources, seen, scale }));
     this.#refocus(focused);
     this.#play(before);
   }
@@ -186,7 +186,9 @@ class Card {
     this.chip = item.category ? this.#chip(`category-${cards}`) : null;
     this.menu = item.category ? this.#menu(`category-${cards}`) : null;
     this.why = this.#why(`why-${cards}`);
-    this.parts = make("ul", { class: "parts", id: `why-${cards}`, hidden: true, "aria-label": `Why ${item.name}` });
+    this.parts = make("ul", { class: "parts", "aria-label": `Why ${item.name}` });
+    this.meaning = make("p", { class: "note" });
+    this.reasons = make("div", { class: "reasons", id: `why-${cards}`, hidden: true }, this.meaning, this.parts);
     this.like = this.#action("like", `Like ${item.name}`, () => this.wish("like"));
     this.dislike = this.#action("dislike", `Dislike ${item.name}`, () => this.wish("dislike"));
     this.seen = this.#action("seen", `Seen ${item.name}`, () => this.see());
@@ -198,11 +200,11 @@ class Card {
       make("div", { class: "body" }, name, this.chip, this.menu),
       make("div", { class: "actions" }, this.like, this.dislike, this.seen),
       this.why,
-      this.parts,
+      this.reasons,
     );
   }
 
-  update(item, { moves, wishes, seen, scale }) {
+  update(item, { moves, wishes, sources, seen, scale }) {
     this.item = item;
     this.isSeen = seen.has(itemKey(item));
     this.itemKind = kindFor(wishes, { item: item.item_id });
@@ -219,7 +221,7 @@ class Card {
     this.seen.setAttribute("aria-disabled", String(this.isSeen)); // and not disabled, which would lose the focus
     this.seen.title = this.isSeen ? "In the history" : TITLES.seen;
     this.#showCategory();
-    this.#showWhy(scale);
+    this.#showWhy(scale, sources);
   }
 
   /** Says that the item is known, unless the history has it already. */
@@ -238,8 +240,8 @@ class Card {
 
   toggleWhy() {
     if (this.why.hidden) return;
-    this.parts.hidden = !this.parts.hidden;
-    this.why.setAttribute("aria-expanded", String(!this.parts.hidden));
+    this.reasons.hidden = !this.reasons.hidden;
+    this.why.setAttribute("aria-expanded", String(!this.reasons.hidden));
   }
 
   #action(kind, label, act) {
@@ -292,9 +294,9 @@ class Card {
     this.categoryDislike.setAttribute("aria-pressed", String(this.categoryKind === "dislike"));
   }
 
-  #showWhy(scale) {
+  #showWhy(scale, sources) {
     this.why.hidden = scale === null;
-    this.parts.hidden ||= scale === null;
+    this.reasons.hidden ||= scale === null;
     if (scale === null) return;
     const width = scale.high - scale.low || 1;
     const sums = totals(this.item.contributions);
@@ -308,13 +310,13 @@ class Card {
       stretch(this.segments[source], (start - scale.low) / width, Math.abs(amount) / width);
     }
     this.score.textContent = plain(this.item.score, scale);
-    const said = SOURCES.filter((source) => sums[source] !== 0).map((s) => `${SOURCE_NAMES[s]} ${signed(sums[s], scale)}`);
+    const said = sources.filter((source) => sums[source] !== 0).map((s) => `${SOURCE_NAMES[s]} ${signed(sums[s], scale)}`);
     this.why.setAttribute("aria-label", `Why: score ${plain(this.item.score, scale)}, ${said.join(", ")}`);
-    this.#showParts(scale);
+    this.#showParts(scale, sources);
   }
 
-  #showParts(scale) {
-    const found = rows(this.item.contributions);
+  #showParts(scale, sources) {
+    const found = rows(this.item.contributions, sources);
     const largest = Math.max(...found.map((part) => Math.abs(part.amount)), Number.MIN_VALUE);
     const row = ({ source, label, amount }) => {
       const segment = make("span", { class: `segment ${source}` });
@@ -324,6 +326,7 @@ class Card {
       return make("li", {}, make("span", { class: "label" }, label), bar, make("span", { class: "amount" }, signed(amount, scale)));
     };
     const total = make("li", { class: "total" }, make("span", { class: "label" }, "Score, the sum"), make("span"), make("span", { class: "amount" }, plain(this.item.score, scale)));
+    this.meaning.textContent = barsInWords(sources);
     this.parts.replaceChildren(...found.map(row), total);
   }
 }

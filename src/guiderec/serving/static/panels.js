@@ -1,6 +1,6 @@
 /** The parts of the page beside the list. Each function shows one of them from values and knows nothing else. */
 
-import { honouredInWords, itemKey, SOURCES, SOURCE_NAMES } from "./compare.js";
+import { honouredInWords, itemKey, SOURCE_NAMES } from "./compare.js";
 import { byId, count, icon, make } from "./dom.js";
 
 const SHORT_HISTORY = 3;
@@ -21,6 +21,7 @@ function personInWords({ user, length, preview }) {
 
 /** The history, oldest first; `onRemove(index)` makes its items removable. Long ones are cut to the newest. */
 export function showHistory(history, { whole, onRemove = null }) {
+  byId("history-fold").textContent = `Search, and history (${history.length})`;
   const hidden = whole || onRemove ? 0 : Math.max(0, history.length - SHORT_HISTORY);
   byId("history-title").textContent = history.length ? `History, newest last` : "History";
   const list = byId("history");
@@ -71,13 +72,11 @@ export function showModel({ name, n_items: items, version, candidates }) {
   element.title = `version ${version}`;
 }
 
-/** What the colours of the bars mean, for the sources that occur. */
-export function showLegend(items) {
-  const found = new Set(items.flatMap((item) => (item.contributions ?? []).map((part) => part.source)));
-  const entries = SOURCES.filter((source) => found.has(source));
-  byId("legend").hidden = entries.length === 0;
+/** What the colours of the bars mean, for the sources that are shown. */
+export function showLegend(sources) {
+  byId("legend").hidden = sources.length === 0;
   byId("legend").replaceChildren(
-    ...entries.map((source) => make("li", {}, make("span", { class: `segment ${source}` }), SOURCE_NAMES[source])),
+    ...sources.map((source) => make("li", {}, make("span", { class: `segment ${source}` }), SOURCE_NAMES[source])),
   );
 }
 
