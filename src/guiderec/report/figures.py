@@ -471,7 +471,8 @@ def _steering_figure(procedure: Mapping[str, Any], name: str, record: str) -> Pi
     alt = f"Steering of {name}, {procedure['name']}, {where}. {title(recall)} at the largest strength: {facts}."
     caption = (
         f"{procedure['name'].capitalize()}, {name}, {where}. Above: what it costs to change the exposure of the group, "
-        "a marker for each strength, larger for a larger one. Below: each measure over strength. Dotted: the unsteered list."
+        "a marker for each strength, larger for a larger one. Below: each measure over strength. Dotted: the unsteered "
+        "list."
     )
     return _picture("steering-" + slug(f"{procedure['name']} {label}"), alt, caption, draw)
 
