@@ -16,7 +16,7 @@ import pytest
 import guiderec
 
 ROOT = Path(guiderec.__file__).parent
-FOUNDATION = {"errors", "rng", "config"}
+FOUNDATION = {"errors", "rng", "config", "limits"}
 
 # What each part may import of guiderec, beside itself and the foundation.
 LAYERS: dict[str, set[str]] = {
@@ -56,6 +56,7 @@ LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "rng": set(),
     "config": set(),
+    "limits": set(),
 }
 
 # One owner for each outside world: module -> the files, or folders, that may import it.

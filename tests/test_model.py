@@ -17,8 +17,11 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 
 from guiderec import Category, CheckpointError, ConfigError, DataError, GuideRecError, Model, Vocabulary
+from guiderec.cli.main import main
 from guiderec.data.batch import Query
+from guiderec.limits import MAX_LENGTH
 from guiderec.models.base import Recommender
+from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import build, model_config
 from guiderec.rng import Noise, seed_everything
 from guiderec.testing.oracles import planted_rows, sequences_of
@@ -200,6 +203,7 @@ MISUSE: dict[str, tuple[dict[str, Any], type[GuideRecError], str]] = {
     "batches of 0": ({"batch_size": 0}, ConfigError, "batch_size must be at least 1, got 0"),
     "negative strength": ({"guidance_scale": -1.0}, ConfigError, "guidance_scale must be a number from 0 on, got -1"),
     "strength that is none": ({"guidance_scale": float("nan")}, ConfigError, "guidance_scale must be a number"),
+    "strength beyond all use": ({"guidance_scale": 1000.5}, ConfigError, r"must be at most 1,000, got 1,000\.5"),
     "strength as text": ({"guidance_scale": "2"}, ConfigError, "guidance_scale must be a number"),
     "like and dislike": (
         {"likes": [["B001"]], "dislikes": [["B002", "B001"]]},
@@ -320,6 +324,25 @@ def removed(name: str) -> Damage:
     return lambda folder: (folder / name).unlink()
 
 
+def replaced(name: str) -> Damage:
+    """A directory in the place of a file."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return damage
+
+
+def linked(name: str) -> Damage:
+    """A link to the same file elsewhere, which is as good as the file itself."""
+    return lambda folder: (folder / name).symlink_to((folder / name).rename(folder.parent / name))
+
+
+SMALL = {"name": "steerrec", "dim": 16, "max_length": 5}
+"""Options that fit the stored weights in shape."""
+
+
 def items(table: pl.DataFrame) -> Damage:
     return lambda folder: table.write_parquet(folder / "items.parquet")
 
@@ -363,6 +386,38 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "another number of items": (described(n_items=31), "items.parquet", "expected a column 'item' with 31 rows"),
     "a number of items as text": (described(n_items="many"), "model.json", "'n_items' = 'many'"),
     "length 0": (described(max_length=0), "model.json", "'max_length' = 0"),
+    "a length that the model cannot read": (
+        described(max_length=100_000_000),
+        "model.json",
+        "max_length = 100,000,000, and the model reads 5 items",
+    ),
+    "a strength beyond all use": (
+        described(model={**SMALL, "guidance": {"name": "png", "scale": 1e30}}),
+        "model.json",
+        "model.guidance.scale = .* 1,000 is the most",
+    ),
+    "absurd steps": (
+        described(model={**SMALL, "schedule": {"name": "linear", "steps": 10**12}}),
+        "model.json",
+        "model.schedule.steps = 1,000,000,000,000, and 1,000,000 is the most",
+    ),
+    "an absurd width": (described(model={**SMALL, "dim": 2**40}), "model.json", "model.dim = 1,099,511,627,776"),
+    "a width of many gigabytes": (
+        described(model={**SMALL, "dim": 60_000}),
+        "weights.safetensors",
+        "do not fit: model.dim = 60,000, and the longest side of them is [0-9]+\\.",
+    ),
+    "deep": (written("model.json", b"[" * 100_000), "model.json", "nested too deep"),
+    "a number of 5000 digits": (
+        written("model.json", b'{"format": ' + b"9" * 5000 + b"}"),
+        "model.json",
+        "not valid JSON",
+    ),
+    **{
+        f"{how} {name}": (damage(name), name, f"not a plain file inside the directory, but a {how}")
+        for how, damage in (("directory", replaced), ("link", linked))
+        for name in ("model.json", "weights.safetensors", "items.parquet")
+    },
     "an unknown entry": (described(weights="../../secret"), "model.json", "'weights' is not an option"),
     "items without ids": (items(NAMES.drop("item")), "items.parquet", "expected a column 'item'"),
     "too few items": (items(NAMES.head(29)), "items.parquet", "with 30 rows, found .* with 29 rows"),
@@ -400,6 +455,46 @@ def test_damage_is_named(case: tuple[Damage, str, str], stored: Path, tmp_path: 
     with pytest.raises(CheckpointError, match=message) as raised:
         Model.from_pretrained(folder)
     assert str(raised.value).startswith(str(folder / file))
+
+
+@pytest.mark.parametrize("how", ["deep", "directory model.json", "link weights.safetensors", "an absurd width"])
+def test_the_command_says_damage_in_one_line(how: str, stored: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    folder = tmp_path / "model"
+    shutil.copytree(stored, folder)
+    DAMAGES[how][0](folder)
+    assert main(["recommend", str(folder), "--history", "B001"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: {folder}")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no memory\nframe 0"), MemoryError(), OverflowError("too long")])
+def test_what_torch_cannot_make_is_one_line(
+    error: Exception, stored: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    def fail(*_: object) -> Recommender:
+        raise error
+
+    monkeypatch.setattr("guiderec.model.build", fail)
+    with pytest.raises(CheckpointError, match=r"model\.json: no model can be made of it") as raised:
+        Model.from_pretrained(stored)
+    assert "\n" not in str(raised.value)
+    assert main(["recommend", str(stored), "--history", "B001"]) == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_bounds_are_the_same_wherever_a_model_comes_from():
+    """A model that has no longest history of its own takes what `limits` says, and what is refused is never trained."""
+    model = make("popularity")
+    assert Model(model.recommender, model.vocabulary, MAX_LENGTH).max_length == MAX_LENGTH
+    with pytest.raises(ConfigError, match="max_length = 10,001, and the most is 10,000 items"):
+        Model(model.recommender, model.vocabulary, MAX_LENGTH + 1)
+    with pytest.raises(ConfigError, match="max_length = 10,001"):
+        Experiment(model=model.recommender.config, max_length=MAX_LENGTH + 1)
+    strong = model_config({**SMALL, "guidance": {"name": "png", "scale": 1001}})
+    with pytest.raises(ConfigError, match=r"model\.guidance\.scale = 1,001"):
+        Experiment(model=strong, max_length=5)
+    with pytest.raises(ConfigError, match=r"model\.guidance\.scale = 1,001"):
+        make().reconfigured(make().recommender.config.replace(guidance={"name": "png", "scale": 1001}))
 
 
 def test_no_directory(tmp_path: Path):

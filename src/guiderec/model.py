@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,12 +18,14 @@ from guiderec.data.batch import PADDING, Query
 from guiderec.data.dataset import RawId, Vocabulary
 from guiderec.errors import CheckpointError, ConfigError, DataError
 from guiderec.evaluation.diversity import category_codes, diversify, require_weight
+from guiderec.evaluation.index import FILE as INDEX_FILE
 from guiderec.evaluation.index import ItemIndex, attach
 from guiderec.evaluation.ranking import Listed, top_k_by_interest
+from guiderec.limits import MAX_GUIDANCE_SCALE, beyond
 from guiderec.models.base import EmbeddingRecommender, ModelConfig, Recommender
 from guiderec.recipes.registry import build, model_config
 from guiderec.rng import Noise, key_of
-from guiderec.training.checkpoint import load_into, load_tensors, save_tensors
+from guiderec.training.checkpoint import largest_side, load_into, load_tensors, save_tensors
 from guiderec.training.record import read_json, replacing_directory, write_json
 from guiderec.wishes import Category, Heard, Hearing, Honours, Wish, encode, refuse_contradictions, rows_of
 
@@ -40,7 +43,7 @@ class Description(Part):
     n_items: int = Field(ge=1)
     """I, the number of rows of `items.parquet`."""
     max_length: int = Field(ge=1)
-    """L, how many of the newest items of a history the model is shown."""
+    """L, how many of the newest items of a history the model is shown; bounded by what it reads, and by `limits`."""
 
 
 class Model:
@@ -57,6 +60,7 @@ class Model:
             )
         if max_length < 1:
             raise ConfigError(f"max_length must be at least 1, got {max_length}.")
+        _refuse_beyond(recommender.config, max_length)
         self.recommender = recommender.eval()
         self.vocabulary = vocabulary
         self.max_length = max_length
@@ -153,8 +157,8 @@ class Model:
             list; for a wish that is both liked and disliked; for diversity without categories.
         ConfigError
             For k below 1 or above the number of items; a number of dislike lists that is not that of the histories;
-            a strength that is negative, or for a model without guidance; a diversity that is negative, or a pool
-            smaller than k; and to explain what is not a sum.
+            a strength that is negative, above 1,000, or for a model without guidance; a diversity that is negative, or
+            a pool smaller than k; and to explain what is not a sum.
         """
         rows = len(rows_of("histories", histories))
         self._check_whole("k", k, at_most=len(self.vocabulary))
@@ -226,13 +230,14 @@ class Model:
             given = [(vectors @ part.double().transpose(1, 2)).tolist() for part in parts]  # (B, k, P) each
         texts = isinstance(self.vocabulary.raw[0], str)
         rows = []
-        for row, wishes in enumerate(zip(likes, dislikes, strict=True)):
+        for row, (liked, disliked) in enumerate(zip(likes, dislikes, strict=True)):
+            labels = [_label("history"), _label("base")]
+            labels += [_label("like", heard.wish) for heard in liked]
+            labels += [_label("dislike", heard.wish) for heard in disliked]
             for place in range(items.shape[1]):
-                history, base, *steered = (part[row][place] for part in given)
-                told = [_contribution("history", sum(history)), _contribution("base", sum(base))]
-                for source, heard, amounts in zip(("like", "dislike"), wishes, steered, strict=True):
-                    told += _per_wish(source, heard, amounts)
-                rows.append(told)
+                history, base, pulled, pushed = (part[row][place] for part in given)
+                amounts = [sum(history), sum(base), *_per_wish(liked, pulled), *_per_wish(disliked, pushed)]
+                rows.append([{**label, "amount": amount} for label, amount in zip(labels, amounts, strict=True)])
         kind = pl.Struct(
             {
                 "source": pl.String,
@@ -315,22 +320,23 @@ class Model:
         folder = model_folder(folder)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: there is no such directory.")
-        where = folder / "model.json"
+        require_plain_files(folder, (*FILES, INDEX_FILE) if index else FILES)
+        where, weights = folder / "model.json", folder / "weights.safetensors"
         plain = read_json(where)
         if plain.get("format") != FORMAT:
             raise CheckpointError(
                 f"{where}: format {plain.get('format')!r}, this version reads format {FORMAT}.",
                 hint="load it with the version of guiderec that wrote it",
             )
-        try:
+        with _damage_named(where):
             description = Description.from_plain(plain)
             config = model_config(description.model)
+            _refuse_beyond(config, description.max_length)
             vocabulary = _read_items(folder / "items.parquet", description.n_items)
+            _require_width(config, weights)
             recommender = build(config, description.n_items)
-        except ConfigError as error:
-            raise CheckpointError(f"{where}: {error}") from None
-        weights = folder / "weights.safetensors"
-        load_into(recommender, load_tensors(weights), weights)
+        with _damage_named(weights):
+            load_into(recommender, load_tensors(weights), weights)
         if index:
             attach(recommender, folder)
         return cls(recommender, vocabulary, description.max_length)
@@ -359,6 +365,8 @@ class Model:
             return
         if not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
             raise ConfigError(f"guidance_scale must be a number from 0 on, got {scale!r}.")
+        if scale > MAX_GUIDANCE_SCALE:
+            raise ConfigError(f"guidance_scale must be at most {MAX_GUIDANCE_SCALE:,.0f}, got {scale:,}.")
         if scale > 0 and "guidance" not in type(self.recommender.config).model_fields:
             raise ConfigError(
                 f"'{self.name}' has no guidance, so guidance_scale = {scale} cannot be honoured.",
@@ -383,10 +391,55 @@ class Model:
             )
 
 
+FILES = ("model.json", "weights.safetensors", "items.parquet")
+"""What a model directory holds, beside an index."""
+
+
+def require_plain_files(folder: Path, names: Iterable[str]) -> None:
+    """CheckpointError where one of the files that are there is a link to elsewhere, a directory or a device."""
+    for name in names:
+        file = folder / name
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            found = f"a link to {file.readlink()}" if file.is_symlink() else "a directory or a device"
+            raise CheckpointError(
+                f"{file}: not a plain file inside the directory, but {found}.", hint="copy the file itself to there"
+            )
+
+
 def model_folder(path: str | Path) -> Path:
     """The folder of a model's files: that of a run, or else `path` itself."""
     folder = Path(path)
     return folder / "model" if (folder / "model" / "model.json").exists() else folder
+
+
+def _refuse_beyond(config: ModelConfig, max_length: int) -> None:
+    if found := beyond(config, max_length):
+        raise ConfigError(" ".join(found))
+
+
+def _require_width(config: ModelConfig, weights: Path) -> None:
+    """CheckpointError for a width that none of the weights has, before a model of that width takes all memory."""
+    width, largest = getattr(config, "dim", 0), largest_side(weights)
+    if width > largest:
+        raise CheckpointError(
+            f"{weights}: the weights do not fit: model.dim = {width:,}, and the longest side of them is {largest:,}.",
+            hint="the file, or the model.json beside it, is that of another model",
+        )
+
+
+@contextmanager
+def _damage_named(where: Path) -> Iterator[None]:
+    """CheckpointError for what damaged files and absurd sizes raise in the libraries below, which know no file."""
+    try:
+        yield
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+    except (ArithmeticError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+        said = (str(error).strip() or "no more is known").splitlines()[0][:200]
+        raise CheckpointError(
+            f"{where}: no model can be made of it ({type(error).__name__}: {said}).",
+            hint="it is damaged, or for a machine with more memory",
+        ) from error
 
 
 def _told(wishes: Iterable[Heard]) -> list[int]:
@@ -399,22 +452,18 @@ def _items(wishes: Iterable[Heard]) -> list[int]:
     return [item for heard in wishes for item in heard.items]
 
 
-def _contribution(source: str, amount: float, wish: Wish | None = None) -> dict[str, Any]:
+def _label(source: str, wish: Wish | None = None) -> dict[str, Any]:
+    """What a contribution says beside its amount."""
     category = wish.name if isinstance(wish, Category) else None
-    return {
-        "source": source,
-        "item_id": None if isinstance(wish, Category) else wish,
-        "category": category,
-        "amount": amount,
-    }
+    return {"source": source, "item_id": None if isinstance(wish, Category) else wish, "category": category}
 
 
-def _per_wish(source: str, wishes: Sequence[Heard], amounts: Sequence[float]) -> list[dict[str, Any]]:
-    """One contribution per wish of a row, for the amounts of all that the model was told of, one after another."""
+def _per_wish(wishes: Sequence[Heard], amounts: Sequence[float]) -> list[float]:
+    """One amount per wish of a row, of those of all that the model was told of, one after another."""
     found, place = [], 0
     for heard in wishes:
         stop = place + len(heard.told)
-        found.append(_contribution(source, sum(amounts[place:stop]), heard.wish))
+        found.append(sum(amounts[place:stop]))
         place = stop
     return found
 

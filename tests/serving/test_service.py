@@ -112,6 +112,47 @@ def test_explanations_add_up_to_the_scores(service: Service):
     assert ask(service, history=["i01"]).items[0].contributions is None
 
 
+@pytest.fixture
+def told_100(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guiderec.serving.service.MAX_CONTRIBUTIONS", 100)
+
+
+@pytest.mark.usefixtures("told_100")
+def test_explanations_are_bounded_by_what_the_reply_would_hold(service: Service):
+    """k x (wishes + 2). The limit is that of the reply: below it everything is told, and a category is one wish."""
+    wishes = [{"item": f"i{j:02d}"} for j in range(1, 3)]
+    at_most = ask(service, history=[], dislikes=wishes, k=25, explain=True)
+    assert sum(len(item.contributions or []) for item in at_most.items) == 100
+    tea = ask(service, history=[], dislikes=[wishes[0], {"category": "Jazz"}], k=10, explain=True)
+    assert {len(item.contributions or []) for item in tea.items} == {4}
+    with pytest.raises(ConfigError, match=r"tell 104 contributions: k = 26 times 2 \+ 2.* 100 is the most\. Hint"):
+        ask(service, history=[], dislikes=wishes, k=26, explain=True)
+    assert len(ask(service, history=[], dislikes=wishes, k=26).items) == 26
+    likes = [{"item": f"i{j:02d}"} for j in range(3, 30)]  # the model cannot be pulled: they are told with the history
+    assert len(ask(service, history=[], likes=likes, dislikes=wishes, k=25, explain=True).items) == 25
+
+
+@pytest.mark.usefixtures("told_100")
+def test_stored_wishes_count_for_the_bound_of_explanations(service: Service):
+    for j in range(1, 4):
+        service.record(FeedbackRequest(user="ada", kind="dislike", item=f"i{j:02d}")).result(timeout=30)
+    with pytest.raises(ConfigError, match=r"125 contributions: k = 25 times 3 \+ 2"):
+        ask(service, user="ada", history=[], k=25, explain=True)
+    assert len(ask(service, user="ada", history=[], k=20, explain=True).items) == 20
+
+
+def test_what_contributions_speak_of_is_looked_up_once_a_request(service: Service, monkeypatch: pytest.MonkeyPatch):
+    """And not once for every contribution of every item."""
+    calls: list[int] = []
+    catalogue = service._served.catalogue
+    look_up = catalogue.items
+    monkeypatch.setattr(catalogue, "items", lambda raw: calls.append(len(raw)) or look_up(raw))
+    reply = ask(service, history=["i05"], dislikes=[{"item": "i01"}, {"item": "i02"}], k=20, explain=True)
+    names = {part.name for item in reply.items for part in item.contributions or [] if part.source == "dislike"}
+    assert names == {"Thing 1", "Thing 2"}
+    assert len(calls) == 4  # the list, the history, the wishes, and what contributions are about
+
+
 def test_a_model_that_only_filters_says_so(models: Path, database: str):
     with running_service(models / "popularity", database) as service:
         described = service.describe()

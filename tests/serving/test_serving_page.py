@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from documents import ROOT, blocks
+from guiderec import limits
 from guiderec.data import synthetic
 from guiderec.model import Model
 from guiderec.models.steerrec import SteerRecConfig
@@ -74,6 +75,7 @@ def test_the_limits_of_the_page_are_those_of_the_schema():
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert (
         f"{schema.MAX_HISTORY:,} items of history, {schema.MAX_LISTED_WISHES} likes and {schema.MAX_LISTED_WISHES} "
-        f"dislikes, k of {schema.MAX_K:,} and of the catalogue, strength {schema.MAX_SCALE:,.0f}, {schema.MAX_TEXT} "
-        "characters"
+        f"dislikes, k of {schema.MAX_K:,} and of the catalogue, strength {limits.MAX_GUIDANCE_SCALE:,.0f}, "
+        f"{schema.MAX_TEXT} characters"
     ) in page
+    assert f"k times the number of wishes that act + 2 may be {schema.MAX_CONTRIBUTIONS:,}" in page

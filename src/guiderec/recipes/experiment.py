@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from guiderec.config import Part
 from guiderec.errors import ConfigError
 from guiderec.evaluation.metrics import parse_metrics
+from guiderec.limits import beyond
 from guiderec.models.base import ModelConfig
 from guiderec.recipes.registry import model_config
 from guiderec.training.loop import Training
@@ -41,7 +42,7 @@ class Experiment(Part):
     training: Training = Training()
     """Optimiser, budget and stopping."""
     max_length: int = Field(10, ge=1)
-    """L: the newest items of a history that a model is shown."""
+    """L: the newest items of a history that a model is shown; at most `guiderec.limits.MAX_LENGTH`."""
     training_rows: Literal["protocol", "last", "every_prefix", "windows"] = "protocol"
     """Rows to train on: as the split's protocol says, only the last item of each training sequence, every item that has
     one before it, or so many windows of `max_length` that a model which learns every position of a row learns each of
@@ -80,4 +81,6 @@ class Experiment(Part):
                 f"max_length = {self.max_length}, but the model reads {longest} items (model.max_length). "
                 f"Hint: set both, max_length={self.max_length} and model.max_length={self.max_length}"
             )
+        if found := beyond(self.model, self.max_length):  # here, and not when the trained model is to be stored
+            raise ValueError(" ".join(found))
         return self

@@ -13,14 +13,12 @@ import polars as pl
 from guiderec.data.dataset import RawId, Vocabulary
 from guiderec.errors import CheckpointError, DataError, GuideRecError, nearest
 from guiderec.evaluation.index import FILE
-from guiderec.model import Model, model_folder
+from guiderec.model import FILES, Model, model_folder
 from guiderec.models.base import HistoryConditioned
 from guiderec.serving.feedback import Event
 from guiderec.serving.schema import CategoryWish, Item, ItemWish
 from guiderec.steering.groups import SEPARATOR, groups_of
 from guiderec.wishes import COLUMN
-
-FILES = ("model.json", "weights.safetensors", "items.parquet")
 
 
 class Catalogue:
@@ -163,11 +161,10 @@ def open_model(path: Path, *, below: Path | None = None, index: bool = False) ->
     Raises
     ------
     CheckpointError
-        When something is missing, damaged or does not fit; when a file is no plain file inside the directory; when
-        the model has no finite scores.
+        As `Model.from_pretrained`; when the directory lies elsewhere; when the model has no finite scores.
     """
     files = (*FILES, FILE) if index else FILES
-    folder = _model_folder(path, below, files)
+    folder = _model_folder(path, below)
     try:
         model = Model.from_pretrained(folder, index=index)
         _warm_up(model)
@@ -180,18 +177,14 @@ def open_model(path: Path, *, below: Path | None = None, index: bool = False) ->
     return Loaded(model, _digest(folder, files), Catalogue(model.vocabulary))
 
 
-def _model_folder(path: Path, below: Path | None, files: Sequence[str]) -> Path:
-    """The folder with the model's files, all of them plain and inside it."""
+def _model_folder(path: Path, below: Path | None) -> Path:
+    """The folder with the model's files, with no links in its name."""
     folder = model_folder(path)
     if not folder.is_dir():
         raise CheckpointError(f"{path}: there is no such directory.")
     inside = folder.resolve()
     if below is not None and not inside.is_relative_to(below.resolve()):
         raise CheckpointError(f"{path}: lies outside {below}.", hint="the server takes models from there only")
-    for name in files:
-        file = folder / name
-        if file.exists() and (file.resolve() != inside / name or not file.is_file()):
-            raise CheckpointError(f"{file}: not a plain file inside the directory.", hint="copy it instead of linking")
     return inside
 
 

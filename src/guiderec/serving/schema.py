@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, StrictStr, Tag, model_validator
 
 from guiderec.data.dataset import RawId
+from guiderec.limits import MAX_GUIDANCE_SCALE
 from guiderec.serving.feedback import Kind
 
 MAX_TEXT = 256
@@ -23,8 +24,9 @@ MAX_LISTED_WISHES = 100
 """Likes, and dislikes, of one request."""
 MAX_K = 1000
 """Recommendations of one request."""
-MAX_SCALE = 1000.0
-"""Strength of guidance. Far beyond all use; keeps float32 finite."""
+MAX_CONTRIBUTIONS = 10_000
+"""Contributions of one reply, where `explain` was asked: k times the wishes that act (a category is one), the history
+and `base`."""
 MAX_PAGE = 1000
 """Items or people of one listing."""
 
@@ -116,10 +118,11 @@ class RecommendRequest(_Value):
     """To push away from, for this request alone. A disliked item is never in the list."""
     k: int = Field(10, ge=1, le=MAX_K, strict=True)
     """Length of the list, at most the number of items of the catalogue."""
-    guidance_scale: float | None = Field(None, ge=0, le=MAX_SCALE, allow_inf_nan=False, strict=True)
+    guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE_SCALE, allow_inf_nan=False, strict=True)
     """Strength of guidance; 0 is off, null takes the model's own."""
     explain: bool = Field(False, strict=True)
-    """Whether each item comes with the contributions that its score is the sum of. Not every model can say."""
+    """Whether each item comes with the contributions that its score is the sum of. Not every model can say. Refused
+    where k times the number of acting wishes + 2 exceeds 10,000."""
     exclude_seen: bool = Field(False, strict=True)
     """Whether items of the history stay out of the list."""
 

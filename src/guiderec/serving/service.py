@@ -23,6 +23,7 @@ from guiderec.serving.feedback import Event, FeedbackStore, Recorded, Stored
 from guiderec.serving.loaded import Loaded, open_model
 from guiderec.serving.people import People
 from guiderec.serving.schema import (
+    MAX_CONTRIBUTIONS,
     MAX_HISTORY,
     ActingWishes,
     CategoriesReply,
@@ -202,6 +203,7 @@ class Service:
             raise ConfigError(f"k = {request.k:,}, but the catalogue has {len(served.catalogue):,} items.")
         if request.explain and not served.model.explains:
             raise ConfigError(f"'{served.model.name}' cannot explain its scores.", hint="leave 'explain' out")
+        _refuse_long(served, checked, checked.likes, checked.dislikes)
         return self._questions.submit(_Asked(checked, served))
 
     def _answer(self, batch: Sequence[_Asked]) -> list[RecommendReply | Exception]:
@@ -214,6 +216,11 @@ class Service:
                 replies[place] = trouble
                 continue
             question = self._question(asked, stored.get(asked.request.user or "", Stored()))
+            try:
+                _refuse_long(asked.by, asked.request, question.likes, question.dislikes)
+            except ConfigError as error:
+                replies[place] = error
+                continue
             groups.setdefault(question.group, {})[place] = question
         for questions in groups.values():
             replies.update(zip(questions, self._answer_group(list(questions.values())), strict=True))
@@ -370,6 +377,20 @@ class Service:
             return self.describe()
 
 
+def _refuse_long(by: Loaded, request: RecommendRequest, likes: Sequence[AnyWish], dislikes: Sequence[AnyWish]) -> None:
+    """ConfigError where the reply would explain more than can be read, or written while others wait."""
+    if not request.explain:
+        return
+    wishes = len(dislikes) + (len(likes) if by.model.honours.likes == "steered" else 0)
+    told = request.k * (wishes + 2)
+    if told > MAX_CONTRIBUTIONS:
+        raise ConfigError(
+            f"'explain' would tell {told:,} contributions: k = {request.k:,} times {wishes:,} + 2, for the wishes that "
+            f"act, the history and what everybody is given. {MAX_CONTRIBUTIONS:,} is the most.",
+            hint="ask for a shorter list (k), fewer wishes, or leave 'explain' out",
+        )
+
+
 def _said(wish: AnyWish) -> str:
     return f"Item {wish.item!r}" if isinstance(wish, ItemWish) else f"Category {wish.category!r}"
 
@@ -405,10 +426,11 @@ def _index(served: Loaded) -> IndexReply | None:
 def _reply(question: _Question, rows: Sequence[dict[str, Any]]) -> RecommendReply:
     request, by = question.asked.request, question.asked.by
     listed = by.catalogue.items([row["item_id"] for row in rows])
+    about = _abouts(rows, by)
     return RecommendReply(
         user=request.user,
         history=by.catalogue.items(question.history),
-        items=[_ranked(item, row, by) for item, row in zip(listed, rows, strict=True)],
+        items=[_ranked(item, row, about) for item, row in zip(listed, rows, strict=True)],
         honoured=_honoured(question),
         wishes=_acting(question),
         guidance_scale=_strength(question),
@@ -439,7 +461,14 @@ def _honoured(question: _Question) -> Honoured:
     )
 
 
-def _ranked(item: Item, row: dict[str, Any], by: Loaded) -> RankedItem:
+def _abouts(rows: Sequence[dict[str, Any]], by: Loaded) -> dict[RawId, Item]:
+    """What the items are called that contributions speak of. These are the same for all places of a list."""
+    spoken = [summand["item_id"] for summand in (rows[0].get("contributions") or () if rows else ())]
+    raw = [item for item in spoken if item is not None]
+    return dict(zip(raw, by.catalogue.items(raw), strict=True))
+
+
+def _ranked(item: Item, row: dict[str, Any], about: dict[RawId, Item]) -> RankedItem:
     summands = row.get("contributions")
     return RankedItem(
         item_id=item.item_id,
@@ -447,17 +476,17 @@ def _ranked(item: Item, row: dict[str, Any], by: Loaded) -> RankedItem:
         category=item.category,
         rank=row["rank"],
         score=row["score"],
-        contributions=None if summands is None else [_contribution(summand, by) for summand in summands],
+        contributions=None if summands is None else [_contribution(summand, about) for summand in summands],
     )
 
 
-def _contribution(summand: dict[str, Any], by: Loaded) -> Contribution:
+def _contribution(summand: dict[str, Any], about: dict[RawId, Item]) -> Contribution:
     raw = summand["item_id"]
-    about = None if raw is None else by.catalogue.items([raw])[0]
+    item = None if raw is None else about[raw]
     return Contribution(
         source=summand["source"],
         item_id=raw,
-        name=None if about is None else about.name,
-        category=summand["category"] if about is None else about.category,
+        name=None if item is None else item.name,
+        category=summand["category"] if item is None else item.category,
         amount=summand["amount"],
     )

@@ -11,7 +11,8 @@ old checkpoint or the new one. Files that it does not name are leftovers and are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,15 +112,29 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def load_tensors(path: Path) -> Tensors:
     """What `save_tensors` wrote, on the CPU. CheckpointError when the file is missing or damaged."""
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        references = file.metadata() or {}
+    return tensors | {name: tensors[first] for name, first in references.items() if first in tensors}
+
+
+def largest_side(path: Path) -> int:
+    """The most rows, columns or whatever else any of the tensors in a file has; their contents are not read."""
+    with _opened(path) as file:
+        return max((side for name in file.keys() for side in file.get_slice(name).get_shape()), default=0)  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            references = file.metadata() or {}
+            yield file
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}).") from None
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}).", hint="it is damaged") from None
-    return tensors | {name: tensors[first] for name, first in references.items() if first in tensors}
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:

@@ -27,12 +27,16 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. CheckpointError when it is missing or damaged."""
+    """The object in a JSON file. CheckpointError when it is missing, damaged, no file, or nested absurdly deep."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
+    except RecursionError:
+        raise CheckpointError(f"{path}: its JSON is nested too deep.", hint="the file is damaged") from None
+    except ValueError as error:  # of JSON, of UTF-8, and of numbers of thousands of digits
         raise CheckpointError(f"{path}: not valid JSON ({error}).", hint="the file is damaged") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(data).__name__}.")
