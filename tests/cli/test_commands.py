@@ -148,6 +148,9 @@ def test_the_installed_command_exits_with_the_status() -> None:
         (["distribution", "absent", "--data", "x"], "DataError", "x"),
         (["index", "absent", "--data", "x"], "DataError", "x"),
         (["recommend", "absent", "--history", "a", "--index"], "CheckpointError", "absent"),
+        (["recommend", "r", "--all-users", "x", "--like", "a"], "ConfigError", "--like belongs to one person, and"),
+        (["recommend", "r", "--all-users", "x", "--like", "a", "--explain"], "ConfigError", "--explain belong to one"),
+        (["recommend", "r", "--drop-unknown"], "ConfigError", "--drop-unknown belongs to --all-users."),
         (["recipes", "absent"], "ConfigError", "There is no recipe 'absent'"),
     ],
 )

@@ -106,7 +106,7 @@ def recommend(
         _refuse(
             {"--history": history, "--like": like, "--dislike": dislike}
             | {"--like-category": like_category, "--dislike-category": dislike_category, "--explain": explain},
-            "belong to one person, and --all-users takes the histories of the log",
+            "to one person, and --all-users takes the histories of the log",
             hint="leave them out",
         )
         if out is None:
@@ -126,7 +126,7 @@ def recommend(
     _refuse(
         {"--out": out, "--shard-rows": shard_rows, "--drop-unknown": drop_unknown, "--ray": ray}
         | {f"--{role}": column for role, column in columns.items()},
-        "belong to --all-users",
+        "to --all-users",
         hint="add --all-users LOG",
     )
     from guiderec.api import Model
@@ -191,10 +191,10 @@ def recommend(
     answer(result, as_json, show)
 
 
-def _refuse(options: dict[str, Any], why: str, *, hint: str) -> None:
-    """ConfigError if any of these options was given."""
+def _refuse(options: dict[str, Any], whose: str, *, hint: str) -> None:
+    """ConfigError if any of these options was given: they belong `whose`."""
     if given := [name for name, value in options.items() if value]:
-        raise ConfigError(f"{', '.join(given)} {why}.", hint=hint)
+        raise ConfigError(f"{', '.join(given)} {'belongs' if len(given) == 1 else 'belong'} {whose}.", hint=hint)
 
 
 def split_ids(texts: list[str] | None) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -403,11 +404,35 @@ def _sentence(problem: dict[str, Any]) -> str:
     if not where and kind != "value_error":
         return "The body must be a JSON object, sent with Content-Type: application/json."
     message = str(problem["ctx"]["error"]) if kind == "value_error" else message
+    if kind in _IN_WORDS:
+        message = _IN_WORDS[kind].format_map(problem.get("ctx", {}))
     if not where:
         return f"{message[0].upper()}{message[1:]}."
-    shown = repr(problem.get("input"))
+    shown = _as_json(problem.get("input"))
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     return f"'{where}' = {shown}: {message[0].lower()}{message[1:]}."
+
+
+_IN_WORDS = {
+    "tuple_type": "expected a list",
+    "too_long": "a list may have {max_length} entries at most, and this one has {actual_length}",
+    "string_pattern_mismatch": "text may not have control characters, such as line breaks",
+    "string_type": "expected text",
+    "string_unicode": "expected text that is valid Unicode",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "model_attributes_type": "expected an object",
+}
+"""What pydantic says in words of Python, for those who send JSON."""
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # what is wrong came from JSON or an address, and yet
+        return repr(value)
 
 
 # ----------------------------------------------------------------------------------------------------------------- edge
