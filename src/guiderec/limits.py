@@ -14,8 +14,9 @@ MAX_GUIDANCE_SCALE = 1000.0
 """Strength of guidance. Far beyond all use; keeps float32 finite."""
 MAX_LENGTH = 10_000
 """L, items of a history that a model is shown. Every request is padded to so many, however short its history is."""
-MAX_OPTION = 1_000_000
-"""Any whole number among the options of a model: widths, layers, steps, neighbours. Tables have that many rows."""
+MAX_OPTION = 10_000
+"""Any whole number among the options of a model: widths, layers, steps, neighbours. A million layers would be made for
+minutes before the weights are seen not to fit."""
 
 
 def beyond(model: Part, max_length: int) -> list[str]:
