@@ -126,7 +126,8 @@ class Model:
         Dislikes are never in the list. If the model steers, they also change what is generated, with strength
         `guidance_scale` (0 is off; None takes the model's own). Likes pull, with the same strength, in a model that can
         be pulled; in any other they are appended to the history, unless the strength is 0. `honours` says which. The
-        answer to a history depends on nothing but the history, its wishes, the strength and the seed.
+        answer to a history depends on nothing but the history, its wishes, the strength and the seed; the rounding of
+        the last digits may depend on what is asked beside it.
 
         Parameters
         ----------

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import socket
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_recommender import train
 
 from guiderec.errors import CheckpointError
+from guiderec.training.checkpoint import save_tensors
 from guiderec.training.loop import Training
 from guiderec.training.record import collect, environment, read_json, read_log, write_json
 
@@ -33,6 +36,14 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path):
     write_json(path, {"n": 2, "name": "Zürich"})
     assert read_json(path) == {"n": 2, "name": "Zürich"}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no modes there")
+def test_weights_may_be_read_by_whoever_may_read_the_files_beside_them(tmp_path):
+    write_json(tmp_path / "model.json", {})
+    save_tensors(tmp_path / "weights.safetensors", {"a": torch.zeros(2)})
+    modes = {file.name: file.stat().st_mode for file in tmp_path.iterdir()}
+    assert modes["weights.safetensors"] == modes["model.json"]
 
 
 def test_json_that_is_no_object(tmp_path):

@@ -64,7 +64,7 @@ _ROUNDS = 10
 _NO_GAIN = 1e-4
 """Recall that twice as many lists must bring, for `tuned` to try still more."""
 _REFINE = (10, 40, 160)
-"""Candidates per wanted item that `tuned` tries: among ten million items, 40 leave out 2 % however many lists are read."""
+"""Candidates per wanted item that `tuned` tries: of ten million items, 40 miss 2 % however many lists are read."""
 _WITNESSES = 64
 """Item vectors stored with an index, by which one made of other vectors is recognised."""
 
@@ -273,7 +273,10 @@ class ItemIndex:
             "weights": _sha256(weights) if weights.exists() else None,
         }
         temporary = path.with_name(f".{path.name}.tmp")
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the mask leaves; safetensors would keep the file from all others
         save_file({name: arrays[name] for name in _ARRAYS}, temporary, metadata={"guiderec.index": json.dumps(about)})
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -48,9 +48,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary sibling to write to; on leaving, it is flushed to the disk and takes the place of `path`."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the mask leaves; safetensors would keep its files from all others
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(mode)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
