@@ -12,7 +12,7 @@ clustered        items in I / 250 clusters of unequal sizes. Direction: centre +
                  gives. Users are drawn like items, without the length.
 structureless    items and users N(0, I): no index can do well here, and this says how badly.
 
-Memory at 10 million items and D = 128: 4.8 GiB of vectors, and 6 to 8 GiB at the peak, while the index is built.
+Memory at 10 million items and D = 128: 4.8 GiB of vectors, and 10.4 GiB at the peak.
 """
 
 from __future__ import annotations
