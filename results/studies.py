@@ -545,12 +545,14 @@ STUDIES: dict[str, Study] = {
 def titles() -> dict[str, tuple[str, str | None]]:
     """Run, or run/label of a reading -> its title and its row in `published.json`, in the order of the page.
 
-    A name means the same model in every study, so the first study that has it says what it is called.
+    A name means the same model in every study, so the first study that has it says what it is called, and the first
+    that has a row of a paper for it says which.
     """
     found: dict[str, tuple[str, str | None]] = {}
     for study in STUDIES.values():
         for name, run in study.runs.items():
-            found.setdefault(name, (run.title, run.published))
+            title, published = found.get(name, (run.title, None))
+            found[name] = (title, published or run.published)
             for label, reading in run.readings.items():
                 found.setdefault(f"{name}/{label}", (reading.title, reading.published))
     return found
