@@ -335,7 +335,7 @@ def test_the_command_goes_through_an_index(tmp_path: Path, capfd: pytest.Capture
     ("options", "message"),
     [
         (["--all-users", "log.csv"], "--all-users needs a folder to write to. Hint: --out FOLDER"),
-        (["--all-users", "log.csv", "--out", "o", "--history", "a"], "--history belong to one person"),
+        (["--all-users", "log.csv", "--out", "o", "--history", "a"], "--history belongs to one person"),
         (["--history", "a", "--out", "o", "--ray", "2"], "--out, --ray belong to --all-users"),
     ],
 )
