@@ -30,20 +30,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aligndiff_ranking import QUANTILES
 from guiderec.data.batch import PADDING, Batch
 from guiderec.models.sasrec import SASRec, SASRecConfig
 from guiderec.rng import Noise, seed_everything
 from guiderec.training.memory import keep_freed_memory
 
 DIM, LAYERS, HEADS, DROPOUT = 128, 2, 2, 0.4
-SHARES = {0: 4, 0.3: 4, 0.4: 5, 0.5: 5, 0.6: 6, 0.7: 7, 0.8: 9, 0.9: 13, 0.95: 20, 0.99: 42, 1: 50}
-"""Share of the test users of Amazon Beauty -> length of their histories, cut at 50."""
 
 
 def batches(options: argparse.Namespace, count: int) -> list[Batch]:
     """Batches of rows padded on the left to `--length`."""
     generator = torch.Generator().manual_seed(0)
-    shares, values = torch.tensor(list(SHARES), dtype=torch.float64), torch.tensor(list(SHARES.values())).double()
+    shares, values = torch.tensor(list(QUANTILES), dtype=torch.float64), torch.tensor(list(QUANTILES.values())).double()
     made = []
     for _ in range(count):
         place = torch.rand(options.batch, generator=generator, dtype=torch.float64)

@@ -176,11 +176,12 @@ class Model:
             if guidance_scale != 0:
                 history = [[*h, *_told(likes_of)] for h, likes_of in zip(history, liked, strict=True)]
             liked = [[] for _ in liked]
+        groups = [_groups(row) for row in liked]
         query = Query(
             history=_padded([items[-self.max_length :] for items in history], width=self.max_length, left=True),
             key=torch.tensor([key_of(*items) for items in history], dtype=torch.int64).reshape(rows),
             likes=_padded(map(_told, liked)) if any(liked) else None,
-            like_groups=_padded(map(_groups, liked)) if any(any(_groups(row)) for row in liked) else None,
+            like_groups=_padded(groups) if any(map(any, groups)) else None,
             dislikes=_padded(map(_told, disliked)) if any(disliked) else None,
             guidance_scale=guidance_scale,
         ).to(self.recommender.device)
