@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.time import TimeEmbedding, sinusoid
 
 
@@ -85,7 +86,7 @@ class AutoencoderDenoiser(nn.Module):
     def __init__(self, dim: int, hidden: tuple[int, ...], *, time_dim: int, dropout: float) -> None:
         super().__init__()
         self.time_dim = time_dim
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.time = nn.Linear(time_dim, time_dim)
         self.from_state = nn.Linear(dim, hidden[0], bias=False)
         self.from_time = nn.Linear(time_dim, hidden[0])

@@ -31,6 +31,7 @@ from guiderec.diffusion.guidance import Denoiser
 from guiderec.diffusion.objectives import Draw
 from guiderec.diffusion.process import q_sample
 from guiderec.diffusion.schedule import Schedule
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.transformer import PreNormBlock
 from guiderec.rng import Noise
 
@@ -66,7 +67,7 @@ class MLPEnergy(nn.Module):
         super().__init__()
         width = 2 * dim
         further = [module for _ in range(layers - 1) for module in (nn.Linear(width, width), nn.GELU())]
-        self.hidden = nn.Sequential(nn.Linear(dim, width), nn.ELU(), nn.Dropout(dropout), *further)
+        self.hidden = nn.Sequential(nn.Linear(dim, width), nn.ELU(), Dropout(dropout), *further)
         self.output = nn.Linear(width, 1, bias=False)
         _xavier(self)
 

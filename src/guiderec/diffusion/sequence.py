@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.time import TimeEmbedding
 from guiderec.nn.transformer import PreNormBlock
 from guiderec.rng import Noise, subkeys
@@ -39,7 +40,7 @@ class SequenceDenoiser(nn.Module):
         self.mixing = mixing
         self.time = TimeEmbedding(dim, expansion=4, activation=F.silu)
         self.blocks = nn.ModuleList(PreNormBlock(dim, heads, expansion * dim, dropout) for _ in range(layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
         for name, layer in self.blocks.named_modules():
             if isinstance(layer, nn.Linear) and not name.endswith("query_key_value"):

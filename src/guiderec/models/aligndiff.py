@@ -48,6 +48,7 @@ from guiderec.diffusion.sequence import BoundSequenceDenoiser, SequenceDenoiser
 from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.attention import two_sided_mask
 from guiderec.nn.buckets import by_history
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.embedding import PositionEmbedding, item_embedding
 from guiderec.nn.next_item import softmax_loss
 from guiderec.nn.orthogonal import LevelAttention
@@ -138,7 +139,7 @@ class AlignDiff(EmbeddingRecommender):
             if config.positions
             else None
         )
-        self.item_dropout = nn.Dropout(config.embedding_dropout)
+        self.item_dropout = Dropout(config.embedding_dropout)
         self.item_norm = nn.LayerNorm(config.dim)
         self.levels = (
             LevelAttention(

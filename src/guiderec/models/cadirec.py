@@ -48,6 +48,7 @@ from guiderec.nn.attention import causal_mask, two_sided_mask
 from guiderec.nn.buckets import Bucket, by_length, in_buckets
 from guiderec.nn.contrastive import Similarity, info_nce
 from guiderec.nn.disentangled import DisentangledEncoder
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.embedding import Counting, PositionEmbedding, item_embedding
 from guiderec.nn.next_item import BinaryCrossEntropy, NextItemObjective
 from guiderec.nn.sampling import items_outside
@@ -238,7 +239,7 @@ class ContextDenoiser(nn.Module):
         self.total_steps = total_steps
         self.time = TimeEmbedding(dim, expansion=4, activation=F.silu)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.input_dropout)
+        self.dropout = Dropout(config.input_dropout)
         self.encoder = DisentangledEncoder(
             dim, layers=config.layers, heads=config.heads, hidden=config.hidden, dropout=config.dropout, span=span
         )

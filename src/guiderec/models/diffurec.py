@@ -34,6 +34,7 @@ from guiderec.diffusion.sequence import BoundSequenceDenoiser, SequenceDenoiser
 from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.attention import two_sided_mask
 from guiderec.nn.buckets import by_history
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.embedding import PositionEmbedding
 from guiderec.nn.next_item import softmax_loss
 from guiderec.rng import Noise
@@ -95,7 +96,7 @@ class DiffuRec(EmbeddingRecommender):
             if config.positions
             else None
         )
-        self.item_dropout = nn.Dropout(config.embedding_dropout)
+        self.item_dropout = Dropout(config.embedding_dropout)
         self.item_norm = nn.LayerNorm(config.dim)
         self.schedule = config.schedule()
         self.denoiser = SequenceDenoiser(

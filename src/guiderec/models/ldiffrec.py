@@ -39,6 +39,7 @@ from guiderec.diffusion.schedule import LinearVariance, ScheduleConfig
 from guiderec.diffusion.timesteps import TIMESTEPS, TimestepsName, snr_drop
 from guiderec.errors import NotFittedError
 from guiderec.models.base import ModelConfig, Recommender
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.profile import Answer, MultiHot, ProfileConfig, shown_and_wanted
 from guiderec.rng import Noise, numpy_generator
 
@@ -122,7 +123,7 @@ class LDiffRec(Recommender):
         self.to_mean = nn.Linear(n_items, config.dim)
         self.to_log_variance = nn.Linear(n_items, config.dim)
         self.decoder = nn.Linear(config.dim, n_items)
-        self.encoder_dropout = nn.Dropout(config.encoder_dropout)
+        self.encoder_dropout = Dropout(config.encoder_dropout)
         self.schedule = config.schedule()
         self.denoiser = AutoencoderDenoiser(config.dim, config.hidden, time_dim=config.time_dim, dropout=config.dropout)
         self.timesteps = TIMESTEPS[config.timesteps](self.schedule.T)

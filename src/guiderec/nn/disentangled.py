@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.feedforward import FeedForward
 
 
@@ -84,7 +85,7 @@ class DisentangledBlock(nn.Module):
         self.feedforward = FeedForward(dim, hidden)
         self.attention_norm = nn.LayerNorm(dim)
         self.feedforward_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, visible: Tensor, relative: Tensor, where: Tensor | None = None) -> Tensor:
         """As the attention's; `relative` is dropped out anew in every block."""

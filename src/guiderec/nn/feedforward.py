@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from guiderec.nn.dropout import Dropout
+
 
 class FeedForward(nn.Module):
     """`W_2 gelu(W_1 x)`, the same for every position: (..., D) -> (..., D)."""
@@ -13,7 +15,7 @@ class FeedForward(nn.Module):
         self.expand = nn.Linear(dim, hidden)
         self.contract = nn.Linear(hidden, dim)
         self.activation = nn.GELU()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guiderec.errors import ConfigError
+from guiderec.nn.dropout import Dropout
 
 
 class LastPositionAttention(nn.Module):
@@ -64,7 +65,7 @@ class PointwiseFeedForward(nn.Module):
         self.inner = nn.Linear(dim, dim)
         self.outer = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
@@ -92,7 +93,7 @@ class LastStateEncoder(nn.Module):
         super().__init__()
         self.residual = residual
         self.positions = nn.Parameter(torch.randn(max_length, dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.query_norm = nn.LayerNorm(dim)
         self.attention = LastPositionAttention(dim, heads, dropout)
         self.feed_forward_norm = nn.LayerNorm(dim)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.embedding import PositionEmbedding
 
 
@@ -102,7 +103,7 @@ class LevelAttention(nn.Module):
         self.inner = nn.Linear(dim, dim)
         self.outer = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for layer in (self.query, self.key, self.value, self.inner, self.outer):
             nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(self.inner.bias)

@@ -7,6 +7,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from guiderec.nn.attention import SelfAttention
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.feedforward import FeedForward
 
 Norm = Literal["pre", "post"]
@@ -24,7 +25,7 @@ class PreNormBlock(nn.Module):
         self.feedforward = FeedForward(dim, hidden, dropout if hidden_dropout is None else hidden_dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.feedforward_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D), for `visible` (B, 1, L, L), True where a query may look at a key."""
@@ -48,7 +49,7 @@ class PostNormBlock(nn.Module):
         self.feedforward = FeedForward(dim, hidden, dropout if hidden_dropout is None else hidden_dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.feedforward_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D), for `visible` (B, 1, L, L), True where a query may look at a key."""
@@ -85,7 +86,7 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         block = {"pre": PreNormBlock, "post": PostNormBlock}[norm]
         self.entry = nn.LayerNorm(dim) if norm == "post" else nn.Identity()
-        self.input_dropout = nn.Dropout(dropout)
+        self.input_dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             block(dim, heads, hidden, dropout, hidden_dropout=hidden_dropout) for _ in range(layers)
         )
