@@ -289,6 +289,7 @@ def _study(
     parts += ["### Validation", _means(records, "valid", {})] if over_seeds(records, "valid") else []
     parts += ["### Single runs, test, with 95 % intervals", _intervals(records)] if over_seeds(records, "test") else []
     parts += ["### Paired tests", _comparison(comparison)] if comparison else []
+    parts += ["### Validation over the epochs", _curves(records)] if _with_curves(study, records) else []
     return [*parts, "### Training", _training(records)]
 
 
@@ -462,6 +463,34 @@ def _training(records: Sequence[Record]) -> str:
         )
     note = "Time is training and validation, over all resumptions, on a machine that may have been shared."
     return note + "\n\n" + _table(("Run", "Seed", "Best epoch", "Epochs", "Time", "Hardware", "Commit"), rows)
+
+
+EPOCHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 40, 60, 80, 100)
+"""Columns of the curves, as far as somebody was trained."""
+
+
+def _with_curves(study: str, records: Sequence[Record]) -> bool:
+    asked = study in STUDIES and STUDIES[study].curves
+    return asked and any("curve" in record.content.get("training", {}) for record in records)
+
+
+def _curves(records: Sequence[Record]) -> str:
+    """What the validated metric was after some epochs."""
+    curves: dict[str, list[Mapping[int, float]]] = {}
+    for record in sorted(records, key=lambda record: (_place(record.name, RUNS), record.seed)):
+        if curve := record.content.get("training", {}).get("curve"):
+            curves.setdefault(record.name, []).append(dict(zip(curve["epochs"], curve["values"], strict=True)))
+    measured = {epoch for seeds in curves.values() for curve in seeds for epoch in curve}
+    epochs = [epoch for epoch in EPOCHS if epoch in measured]
+    rows = []
+    for name, seeds in curves.items():
+        cells = ([curve[epoch] for curve in seeds if epoch in curve] for epoch in epochs)
+        shown = (f"{mean(values):.4f}" if len(values) == len(seeds) else "–" for values in cells)
+        if any(set(curve) & set(epochs) for curve in seeds):  # what is counted has no epochs
+            rows.append((RUNS.get(name, (name,))[0], str(len(seeds)), *shown))
+    metric = records[0].content["experiment"]["training"]["metric"]
+    note = f"{_title(metric)} on the validation rows after so many epochs, mean over the seeds; – where one had ended."
+    return f"{note}\n\n{_table(('Model', 'Seeds', *map(str, epochs)), rows)}"
 
 
 def _comparison(comparison: Mapping[str, Any]) -> str:

@@ -95,6 +95,8 @@ class Study:
     """What the trained models are evaluated on, all rows of it."""
     redrawn: bool = False
     """Every seed has a user split of its own, drawn from the full sequences in `data`."""
+    curves: bool = False
+    """Whether the page shows how validation went, epoch by epoch."""
     note: str = ""
     """Budget, and what was tried on the validation part before; a paragraph of the page."""
 
@@ -415,6 +417,7 @@ STUDIES: dict[str, Study] = {
             _leave_one_out(data_set),
             against="aligndiff",
             parts=("test",),
+            curves=True,
             note=LEAVE_ONE_OUT_NOTE,
         )
         for name, title, data, data_set in (
@@ -490,6 +493,7 @@ STUDIES: dict[str, Study] = {
         _impressions(),
         impressions=FromImpressions({"name": "drawn-impressions", "seed": 0}),
         against="steerrec",
+        curves=True,
         note=(
             "Figures 13 and 14 of SteerRec's paper as far as the sample goes: 4,000 of its 156,965 training "
             "impressions, width 64 instead of 3072, rate 1e-3, at most twelve epochs, three without a gain end "

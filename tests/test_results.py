@@ -409,3 +409,18 @@ def test_a_record_is_whole_when_it_has_the_distribution_that_is_asked_for(tmp_pa
     assert not reproduce._complete(path, run, ("test",))
     path.write_text(json.dumps({**content, "distribution": {"test": {"mmd2": 0.01, "p": 0.001}}}))
     assert reproduce._complete(path, run, ("test",))
+
+
+def test_curves_are_means_where_every_seed_has_the_epoch(root: Path, monkeypatch: pytest.MonkeyPatch):
+    study = render.STUDIES["beauty-d512"]
+    for seed, values in enumerate(([0.1, 0.3, 0.2], [0.3, 0.4])):
+        path = root / f"results/beauty-d512/steerrec-seed{seed}.json"
+        content = json.loads(path.read_text())
+        content["experiment"]["training"] = {"metric": "recall@5"}
+        content["training"]["curve"] = {"metric": "recall@5", "epochs": [1, 2, 7][: len(values)], "values": values}
+        path.write_text(json.dumps(content))
+    text = render.rendered(root)[root / "docs/results.md"]
+    assert "Validation over the epochs" not in text  # no study asks for it but those that say so
+    monkeypatch.setitem(render.STUDIES, "beauty-d512", replace(study, curves=True))
+    text = render.rendered(root)[root / "docs/results.md"]
+    assert table_rows(text, "### Validation over the epochs") == [["SteerRec", "2", "0.2000", "0.3500"]]

@@ -13,7 +13,7 @@ from tiny_recommender import train
 from guiderec.errors import CheckpointError
 from guiderec.training.checkpoint import save_tensors
 from guiderec.training.loop import Training
-from guiderec.training.record import collect, environment, read_json, read_log, write_json
+from guiderec.training.record import collect, environment, read_json, read_log, validation_curve, write_json
 
 
 def test_environment_has_facts_and_nothing_private():
@@ -55,12 +55,13 @@ def test_json_that_is_no_object(tmp_path):
 def test_a_record_collects_everything(tmp_path):
     values = iter([0.1, 0.3, 0.2])
     train(tmp_path, Training(batch_size=20, epochs=3), check=lambda model: {"recall@5": next(values)})
-    write_json(tmp_path / "experiment.json", {"recipe": "tiny"})
+    experiment = {"recipe": "tiny", "training": {"metric": "recall@5"}}
+    write_json(tmp_path / "experiment.json", experiment)
     write_json(tmp_path / "data.json", {"name": "planted"})
     (tmp_path / "evaluation").mkdir()
     write_json(tmp_path / "evaluation" / "test.json", {"part": "test", "n_rows": 64})
     record = collect(tmp_path)
-    assert record["experiment"] == {"recipe": "tiny"}
+    assert record["experiment"] == experiment
     assert record["data"] == {"name": "planted"}
     assert record["evaluation"] == {"test": {"part": "test", "n_rows": 64}}
     seconds = record["training"].pop("seconds")
@@ -68,7 +69,17 @@ def test_a_record_collects_everything(tmp_path):
     assert record["training"] == {
         "epochs": 3, "steps": 18, "reason": "epochs", "best_epoch": 2, "best_step": 12,
         "best_metrics": {"recall@5": 0.3}, "resumed": 0,
+        "curve": {"metric": "recall@5", "epochs": [1, 2, 3], "values": [0.1, 0.3, 0.2]},
     }  # fmt: skip
+
+
+def test_a_curve_has_every_epoch_once_as_it_was_after_resuming():
+    def validation(epoch, value):
+        return {"event": "validation", "epoch": epoch, "metrics": {"recall@5": value}}
+
+    events = [validation(2, 0.1), validation(4, 0.9), {"event": "resume", "epoch": 2}, validation(4, 0.2)]
+    assert validation_curve(events, "recall@5") == {"epochs": [2, 4], "values": [0.1, 0.2]}
+    assert validation_curve(events, "ndcg@5") == {}
 
 
 def test_a_directory_that_is_no_run(tmp_path):

@@ -117,7 +117,11 @@ def collect(run: Path) -> dict[str, Any]:
     if "experiment" not in record:
         raise CheckpointError(f"{run}: not a run directory: there is no experiment.json.")
     if (run / "log.jsonl").exists():
-        record["training"] = training_summary(read_log(run / "log.jsonl"))
+        events = read_log(run / "log.jsonl")
+        record["training"] = training_summary(events)
+        metric = record["experiment"].get("training", {}).get("metric")
+        if validated := validation_curve(events, metric):
+            record["training"]["curve"] = {"metric": metric, **validated}
     record["evaluation"] = {path.stem: read_json(path) for path in sorted((run / "evaluation").glob("*.json"))}
     for kind in ("distribution", "steering"):
         if (run / kind).exists():
@@ -152,6 +156,16 @@ def training_summary(events: list[dict[str, Any]]) -> dict[str, Any]:
         "best_metrics": best[-1]["metrics"] if best else None,
         "resumed": sum(event["event"] == "resume" for event in events),
     }
+
+
+def validation_curve(events: list[dict[str, Any]], metric: str | None) -> dict[str, list[Any]]:
+    """Epochs that were validated, in order, and `metric` then; nothing where it was never measured."""
+    at = {event["epoch"]: event["metrics"][metric] for event in events if _validates(event, metric)}  # the last counts
+    return {"epochs": sorted(at), "values": [at[epoch] for epoch in sorted(at)]} if at else {}
+
+
+def _validates(event: dict[str, Any], metric: str | None) -> bool:
+    return event["event"] == "validation" and metric in event["metrics"]
 
 
 def _version(package: str) -> str | None:
