@@ -1,6 +1,6 @@
 """Carry out the studies behind the records in this folder, one run after another; finished runs are not repeated.
 
-    python results/reproduce.py STUDY --data ../shared/data --runs runs [--seeds 0 1 2]
+    python results/reproduce.py STUDY --data ../shared/data --runs runs [--only RUN] [--no-readings] [--seeds 0 1 2]
     python results/reproduce.py STUDY --data ../shared/data --runs runs --compare
 
 The studies stand in `studies.py`. Every run trains on one split, chooses by its validation metric, and is evaluated
@@ -175,6 +175,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", help="just this run of the study")
+    parser.add_argument("--no-readings", action="store_true", help="leave readings and distributions to a later call")
     parser.add_argument("--compare", action="store_true", help="train nothing; test the finished runs")
     arguments = parser.parse_args()
     if arguments.compare:
@@ -183,11 +184,14 @@ def main() -> None:
         print(f"{arguments.study}: {len(comparison['tests'])} tests over the seeds {comparison['seeds']}", flush=True)
         return
     study = STUDIES[arguments.study]
+    asked = {name: run for name, run in study.runs.items() if arguments.only in (None, name)}
+    if arguments.no_readings:
+        asked = {name: replace(run, readings={}, distribution=False) for name, run in asked.items()}
     for seed in arguments.seeds:
         dataset = dataset_for(study, arguments.data, seed)
-        for name, run in study.runs.items():
+        for name, run in asked.items():
             record = HERE / arguments.study / f"{name}-seed{seed}.json"
-            if arguments.only in (None, name) and not _complete(record, run, study.parts):
+            if not _complete(record, run, study.parts):
                 folder = arguments.runs / arguments.study / f"{name}-seed{seed}"
                 carry_out(run, dataset, study.parts, folder, record, seed)
 
