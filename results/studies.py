@@ -138,6 +138,8 @@ FEW_EPOCHS: Options = {
 
 ONE_STEP: Options = {"model.generation.sampler": "ddim", "model.generation.steps": 1}
 """The network is called once, on noise, where the chain calls it for each of its 32 steps."""
+WITHOUT_NOISE: Options = {"model.mixing": 0.0, **ONE_STEP}
+"""Nothing of the noised target is mixed into the history, so the steps of a chain would all be the same."""
 
 LEAVE_ONE_OUT_NOTE = (
     "An epoch of DiffuRec takes four minutes on one core here, one of AlignDiff five, so they have eight epochs at "
@@ -164,7 +166,7 @@ def _leave_one_out(data_set: str) -> dict[str, Run]:
             published="DiffuRec",
             readings={"one-step": Reading("DiffuRec in one step (same weights)", ONE_STEP)},
         ),
-        "diffurec-without-noise": Run("DiffuRec without noise", f"diffurec:{data_set}", {"model.mixing": 0.0}),
+        "diffurec-without-noise": Run("DiffuRec without noise", f"diffurec:{data_set}", WITHOUT_NOISE),
         "aligndiff": Run(
             "AlignDiff",
             f"aligndiff:{data_set}",
@@ -415,10 +417,18 @@ STUDIES: dict[str, Study] = {
         {
             "markov": MARKOV,
             "sasrec-every-position": SASREC.with_options(model__dim=64, training__epochs=15),
-            "guided-sasrec": GUIDED_SASREC.with_options(model__dim=64, training__epochs=15),
             "steerrec": WIDE_STEERREC.with_options(training__epochs=15),
         },
         against="steerrec",
+        redrawn=True,
+    ),
+    "beauty-resplit-guided": Study(
+        "Beauty: the same other user splits, Guided SASRec",
+        "amazon-beauty/leave-one-out",
+        {"guided-sasrec": GUIDED_SASREC.with_options(model__dim=64, training__epochs=15)},
+        against="guided-sasrec",
+        joined_by=("beauty-resplit",),
+        beside=("sasrec-every-position",),
         redrawn=True,
     ),
     **{
