@@ -160,12 +160,12 @@ LONG_HISTORIES: Options = {
     "training.epochs": 12,
     "training.patience": 3,
 }
-"""MovieLens-1M: of nearly a million prefixes, most of them full, as many for each epoch as cost what all of Beauty do."""
+"""MovieLens-1M: of nearly a million prefixes, most of them full, for an epoch as many as cost what all of Beauty do."""
 
 LONG_HISTORIES_NOTE = (
-    "Nearly a million prefixes of up to fifty films. An epoch of DiffuRec and AlignDiff here draws 25,600 of them, which "
+    "Nearly a million prefixes of up to fifty films. For an epoch of DiffuRec and AlignDiff 25,600 are drawn, which "
     "cost what all of Beauty cost, and there are twelve at most: a third of the prefixes are seen once, where SASRec, "
-    "which learns all prefixes in one pass, sees each up to thirty times. What stands here says what the budget bought, "
+    "which learns all prefixes in one pass, sees each up to thirty times. What stands here is what the budget bought, "
     "see the curve, and not what the models can do."
 )
 
