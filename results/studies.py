@@ -173,12 +173,13 @@ LONG_HISTORIES_NOTE = (
 def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
     """AlignDiff, its ablations, and what its paper compares it with, as far as it is here.
 
-    `epochs` of SASRec at most; `slow` is the budget of DiffuRec and AlignDiff.
+    `epochs` of SASRec and Guided SASRec at most; `slow` is the budget of DiffuRec and AlignDiff.
     """
     runs = {
         "popularity": POPULARITY,
         "markov": replace(MARKOV, learns_from="the same targets"),
         "sasrec": Run("SASRec", f"sasrec:{data_set}_leave_one_out", published="SASRec"),
+        "guided-sasrec": Run("Guided SASRec", f"guided_sasrec:{data_set}_leave_one_out"),
         "cadirec": Run("CaDiRec", f"cadirec:{data_set}", published="CaDiRec"),
         "diffurec": Run(
             "DiffuRec",
@@ -208,7 +209,8 @@ def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
     }
     untrained = {"metrics": [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]}
     runs.update({name: replace(runs[name], options=untrained) for name in ("popularity", "markov")})
-    runs["sasrec"] = runs["sasrec"].with_options(training__epochs=epochs)
+    for name in ("sasrec", "guided-sasrec"):
+        runs[name] = runs[name].with_options(training__epochs=epochs)
     runs["cadirec"] = runs["cadirec"].with_options(training__epochs=30, training__patience=5)
     for name in [name for name in runs if name.startswith(("diffurec", "aligndiff"))]:
         runs[name] = replace(runs[name], options={**runs[name].options, **slow}, distribution=True)

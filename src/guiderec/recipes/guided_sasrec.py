@@ -34,6 +34,25 @@ def toys() -> Experiment:
     return beauty()
 
 
+def beauty_leave_one_out() -> Experiment:
+    """Guided SASRec, Beauty, leave-one-out: encoder, rows, budget and selection of `sasrec:beauty_leave_one_out`."""
+    model = GuidedSASRecConfig(dim=128, layers=2, heads=2, dropout=0.4, max_length=50)
+    training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=10, metric="ndcg@10")
+    metrics = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+    return Experiment(model=model, training=training, max_length=50, training_rows="windows", metrics=metrics)
+
+
+def toys_leave_one_out() -> Experiment:
+    """Guided SASRec, Toys, leave-one-out: as `beauty_leave_one_out`."""
+    return beauty_leave_one_out()
+
+
+def movielens_1m_leave_one_out() -> Experiment:
+    """Guided SASRec, ML-1M, leave-one-out; less dropout, as `sasrec:movielens_1m_leave_one_out`."""
+    base = beauty_leave_one_out()
+    return base.replace(model=base.model.replace(dropout=0.2))
+
+
 def movielens_latest_small() -> Experiment:
     """Guided SASRec, MovieLens latest-small, ratings of 3.5 and more, leave-one-out: smaller batches, more dropout."""
     base = default()
