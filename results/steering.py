@@ -44,7 +44,7 @@ RIVALS = {
 }
 SHOWN: Mapping[str, tuple[float | None, ...]] = {
     "unsteered": (None,),
-    "steering": (0.5, 0.75, 1.0, 1.5, 2.0, 8.0),
+    "steering": (0.2, 0.5, 0.75, 1.0, 1.5, 2.0, 8.0),
     "steering-and-filter": (0.0, 0.5, 1.0, 1.5),
     "similarity-vectors": (0.05, 0.1, 0.2, 0.5),
     "similarity-co-occurrence": (0.02, 0.05, 0.1),
