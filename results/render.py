@@ -28,9 +28,10 @@ SHORT = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 MARKS = ("<!-- results: written by results/render.py -->", "<!-- end of results -->")
 
 sys.path.insert(0, str(HERE))  # also when loaded as a module
-from studies import STUDIES, titles  # noqa: E402
+from studies import STUDIES, panels, titles  # noqa: E402
 
 RUNS = titles()
+PANELS = panels()
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -99,7 +100,12 @@ def metrics_of(records: Sequence[Record]) -> list[str]:
 
 
 def over_seeds(records: Sequence[Record], part: str) -> dict[str, dict[str, list[float]]]:
-    """Row key -> metric -> the means of the single runs, in the order of their seeds."""
+    """Row key of each model -> metric -> the means of the single runs, in the order of their seeds."""
+    return {key: values for key, values in _all_over_seeds(records, part).items() if key not in PANELS}
+
+
+def _all_over_seeds(records: Sequence[Record], part: str) -> dict[str, dict[str, list[float]]]:
+    """As `over_seeds`, with the points of panels."""
     found: dict[str, dict[str, list[float]]] = {}
     chosen = metrics_of(records)
     for record in sorted(records, key=lambda record: record.seed):
@@ -288,6 +294,8 @@ def _study(
         parts += ["### Generated and true embeddings, test", _distributions(records, published)]
     parts += ["### Validation", _means(records, "valid", {})] if over_seeds(records, "valid") else []
     parts += ["### Single runs, test, with 95 % intervals", _intervals(records)] if over_seeds(records, "test") else []
+    for panel, rows in _points(records).items():
+        parts += [f"### {panel}", _panel(rows, records, published)]
     parts += ["### Paired tests", _comparison(comparison)] if comparison else []
     parts += ["### Validation over the epochs", _curves(records)] if _with_curves(study, records) else []
     return [*parts, "### Training", _training(records)]
@@ -463,6 +471,31 @@ def _training(records: Sequence[Record]) -> str:
         )
     note = "Time is training and validation, over all resumptions, on a machine that may have been shared."
     return note + "\n\n" + _table(("Run", "Seed", "Best epoch", "Epochs", "Time", "Hardware", "Commit"), rows)
+
+
+def _points(records: Sequence[Record]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Panel -> row key -> metric -> values over seeds, on the test part."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for key, values in _all_over_seeds(records, "test").items():
+        if key in PANELS:
+            found.setdefault(PANELS[key][0], {})[key] = values
+    return found
+
+
+def _panel(
+    points: Mapping[str, Mapping[str, list[float]]], records: Sequence[Record], published: Mapping[str, Any]
+) -> str:
+    rows = []
+    for key, values in points.items():
+        printed = published_for(published, records, key)
+        source = (
+            "–" if printed is None else " / ".join(_printed(printed[1], metric) for metric in ("recall@10", "ndcg@10"))
+        )
+        rows.append((PANELS[key][1], *map(spread, values.values()), source))
+    n = max(len(seeds) for values in points.values() for seeds in values.values())
+    note = f"Test part, {n} seed{'s' if n > 1 else ''}, the weights of the run above, in one step instead of the chain."
+    head = ("Value", *map(_title, metrics_of(records)), "Published, Recall@10 / NDCG@10")
+    return f"{note}\n\n{_table(head, rows)}"
 
 
 EPOCHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 40, 60, 80, 100)

@@ -38,7 +38,7 @@ from guiderec.recipes import run as runs
 from guiderec.training.record import collect, read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when loaded as a module
-from studies import STUDIES, FromImpressions, FromLog, Part, Run, Study
+from studies import STUDIES, FromImpressions, FromLog, Part, Run, Study, panels
 
 HERE = Path(__file__).parent
 
@@ -97,7 +97,7 @@ def sides(name: str, folder: Path) -> tuple[list[int], list[Side]]:
     everywhere = [
         (f"{run}/{part[5:]}" if part[5:] else run, runs, part)
         for run, runs, part in sorted({side[:3] for side in found})
-        if all((run, runs, part, seed) in found for seed in seeds)
+        if all((run, runs, part, seed) in found for seed in seeds) and f"{run}/{part[5:]}" not in panels()
     ]
     return seeds, sorted(everywhere, key=lambda side: (side[0] != study.against, side[0]))
 
@@ -189,7 +189,7 @@ def main() -> None:
         asked = {name: replace(run, readings={}, distribution=False) for name, run in asked.items()}
     for seed in arguments.seeds:
         dataset = dataset_for(study, arguments.data, seed)
-        for name, run in asked.items():
+        for name, run in ((name, run.of_seed(seed)) for name, run in asked.items()):
             record = HERE / arguments.study / f"{name}-seed{seed}.json"
             if not _complete(record, run, study.parts):
                 folder = arguments.runs / arguments.study / f"{name}-seed{seed}"

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from guiderec.recipes.aligndiff import SWEEPS
+
 Options = Mapping[str, Any]
 Part = Literal["valid", "test"]
 
@@ -22,6 +24,10 @@ class Reading:
     """What differs from the options of the run, such as `model.guidance.name`."""
     published: str | None = None
     """Its row in `published.json`, under the data of the study."""
+    panel: str | None = None
+    """The figure or table that it is a point of, where it is no model of its own; `title` is the point."""
+    seeds: tuple[int, ...] | None = None
+    """The seeds whose weights are read so; None: all."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class Run:
         """The same run under more overrides; `__` in a name stands for a dot."""
         added = {name.replace("__", "."): value for name, value in options.items()}
         return replace(self, options={**self.options, **added})
+
+    def of_seed(self, seed: int) -> Run:
+        """The run with the readings that a seed has."""
+        asked = {label: each for label, each in self.readings.items() if each.seeds is None or seed in each.seeds}
+        return replace(self, readings=asked)
 
 
 @dataclass(frozen=True)
@@ -170,6 +181,39 @@ LONG_HISTORIES_NOTE = (
 )
 
 
+PANELS = {
+    "omega": "AlignDiff, Figure 3: size Omega of a correction",
+    "w": "AlignDiff, Figure 3: strength w of guidance",
+}
+CORRECTIONS = "AlignDiff, Table 6: corrections at inference"
+
+
+def _panels(published: bool) -> dict[str, Reading]:
+    """What AlignDiff is at inference under other options, for one seed and in one step.
+
+    `published` says whether Table 6 is about the data.
+    """
+    points = {
+        f"{name}-{value:g}".replace(".", "_"): Reading(
+            f"{value:g}", {sweep.option: value, **ONE_STEP}, panel=PANELS[name], seeds=(0,)
+        )
+        for name, sweep in SWEEPS.items()
+        if sweep.after_training
+        for value in sweep.values
+    }
+    corrections = {
+        f"corrections-{n}": Reading(
+            f"{n}",
+            {"model.energy.correction.steps": n, **ONE_STEP},
+            published=f"AlignDiff, corrections: {n}" if published else None,
+            panel=CORRECTIONS,
+            seeds=(0,),
+        )
+        for n in (1, 2, 4, 8)
+    }
+    return {**points, **corrections}
+
+
 def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
     """AlignDiff, its ablations, and what its paper compares it with, as far as it is here.
 
@@ -198,6 +242,7 @@ def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
                     "AlignDiff without corrections (same weights)", {"model.energy.correction.steps": 0}
                 ),
                 "unguided": Reading("AlignDiff without guidance (same weights)", {"model.guidance.name": "none"}),
+                **_panels(published=data_set != "movielens_1m"),
             },
         ),
         "aligndiff-without-ml": Run(
@@ -605,6 +650,17 @@ STUDIES: dict[str, Study] = {
     ),
 }
 """Name of the study, which is its folder here -> what it is."""
+
+
+def panels() -> dict[str, tuple[str, str]]:
+    """Run/label of a reading that is a point of a figure or table -> its panel and its point."""
+    return {
+        f"{name}/{label}": (reading.panel, reading.title)
+        for study in STUDIES.values()
+        for name, run in study.runs.items()
+        for label, reading in run.readings.items()
+        if reading.panel is not None
+    }
 
 
 def titles() -> dict[str, tuple[str, str | None]]:

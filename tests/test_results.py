@@ -424,3 +424,28 @@ def test_curves_are_means_where_every_seed_has_the_epoch(root: Path, monkeypatch
     monkeypatch.setitem(render.STUDIES, "beauty-d512", replace(study, curves=True))
     text = render.rendered(root)[root / "docs/results.md"]
     assert table_rows(text, "### Validation over the epochs") == [["SteerRec", "2", "0.2000", "0.3500"]]
+
+
+def test_points_of_a_figure_stand_apart_from_the_models_and_are_not_tested(root: Path, tmp_path: Path):
+    name = "beauty-leave-one-out"
+    aligndiff = STUDIES[name].runs["aligndiff"]
+    assert "corrections-8" in aligndiff.of_seed(0).readings
+    assert set(aligndiff.of_seed(1).readings) == {"one-step", "uncorrected", "unguided"}
+    points = {"corrections-1": 0.040, "corrections-8": 0.035, "one-step": 0.030}
+    content = record(0, 0.041, dim=128, **points)
+    content["data"] = {**DATA, "name": "amazon-beauty/leave-one-out"}
+    path = root / f"results/{name}/aligndiff-seed0.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    text = render.rendered(root)[root / "docs/results.md"]
+    study = text[text.index("## Beauty, leave-one-out") :]
+    models = {row[0] for row in table_rows(study, "### Test") if row[1].startswith("ours")}
+    assert models == {"AlignDiff", "AlignDiff in one step (same weights)"}
+    table = table_rows(study, "### AlignDiff, Table 6: corrections at inference")
+    assert [(row[0], row[1], row[-1]) for row in table] == [
+        ("1", "0.0400", "0.0813 / 0.0493"),
+        ("8", "0.0350", "0.0716 / 0.0408"),
+    ]
+    parts = {"test": [0.0] * 20, "test-one-step": [1.0] * 20, "test-corrections-8": [1.0] * 20}
+    run_directory(tmp_path / f"runs/{name}/aligndiff", 0, parts)
+    assert [test["b"] for test in reproduce.compare(name, tmp_path / "runs")["tests"]] == ["aligndiff/one-step"]
