@@ -63,6 +63,9 @@ PROCEDURES = {
     "likes item": "One item is liked",
 }
 
+VARIANTS = {"mixed": "the dislike as one ninth of the negatives, the rest drawn"}
+"""Label of a measurement under other options -> how it is told from the plain one; other labels are the plain one."""
+
 AIMED = ("guided-sasrec",)
 """Runs of our own model: what we wanted of it, and what it does, stand below its table."""
 DEFAULT = 1.0
@@ -78,6 +81,8 @@ class Curves:
 
     study: str
     run: str
+    variant: str
+    """What was other than in the plain measurement; empty for that."""
     seeds: tuple[int, ...]
     n_rows: int
     n_wishes: tuple[int, ...]
@@ -99,17 +104,18 @@ def tracked() -> list[Path]:
 
 def read(paths: Iterable[Path]) -> dict[str, list[Curves]]:
     """Procedure -> curves of each run, in the order of `studies.py`. ValueError where seeds were asked otherwise."""
-    found: dict[tuple[str, str, str], list[tuple[int, Mapping[str, Any]]]] = {}
+    found: dict[tuple[str, str, str, str], list[tuple[int, Mapping[str, Any]]]] = {}
     for path in paths:
         content = json.loads(path.read_text(encoding="utf-8"))
         for part, record in content.get("steering", {}).items():
             for procedure in record["procedures"] if part.startswith("test") else []:
-                key = (procedure["name"], path.parent.name, path.stem.rpartition("-seed")[0])
+                variant = VARIANTS.get(part.partition("-")[2], "")
+                key = (procedure["name"], path.parent.name, path.stem.rpartition("-seed")[0], variant)
                 found.setdefault(key, []).append((content["experiment"]["seed"], procedure))
     order = {(study, run): place for place, (study, run) in enumerate(_all_runs())}
     pages: dict[str, list[Curves]] = {}
-    for (name, study, run), parts in sorted(found.items(), key=lambda item: order[item[0][1:]]):
-        pages.setdefault(name, []).append(_curves(study, run, sorted(parts, key=lambda part: part[0])))
+    for (name, *whose), parts in sorted(found.items(), key=lambda item: (order[item[0][1:3]], item[0][3])):
+        pages.setdefault(name, []).append(_curves(*whose, sorted(parts, key=lambda part: part[0])))
     return pages
 
 
@@ -117,7 +123,7 @@ def _all_runs() -> list[tuple[str, str]]:
     return [(study, run) for study, content in STUDIES.items() for run in content.runs]
 
 
-def _curves(study: str, run: str, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Curves:
+def _curves(study: str, run: str, variant: str, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Curves:
     first = parts[0][1]
     if any(part["procedure"] != first["procedure"] or part["seen"] != first["seen"] for _, part in parts):
         raise ValueError(f"{study}/{run}: the seeds were measured under different procedures.")
@@ -131,9 +137,8 @@ def _curves(study: str, run: str, parts: Sequence[tuple[int, Mapping[str, Any]]]
         }
         for point in shared
     }
-    return Curves(
-        study, run, tuple(s for s, _ in parts), first["n_rows"], tuple(p["n_wishes"] for _, p in parts), points
-    )
+    seeds, wishes = tuple(seed for seed, _ in parts), tuple(part["n_wishes"] for _, part in parts)
+    return Curves(study, run, variant, seeds, first["n_rows"], wishes, points)
 
 
 def undominated(curves: Curves, rivals: Sequence[str], own: Sequence[str] = OWN) -> list[Point]:
@@ -171,7 +176,8 @@ def render(pages: Mapping[str, Sequence[Curves]]) -> str:
 def _section(curves: Curves, name: str) -> str:
     wishes = mean(curves.n_wishes)
     lines = [
-        f"### {STUDIES[curves.study].runs[curves.run].title} ({STUDIES[curves.study].title})",
+        f"### {STUDIES[curves.study].runs[curves.run].title}{curves.variant and ': '}{curves.variant} "
+        f"({STUDIES[curves.study].title})",
         "",
         f"{len(curves.seeds)} {'seeds' if len(curves.seeds) > 1 else 'seed'}; {wishes:,.0f} of {curves.n_rows:,} test "
         "rows have such an item.",
@@ -185,7 +191,7 @@ def _section(curves: Curves, name: str) -> str:
                 lines.append(_line(curves, (rival, strength)))
     if "dislikes" in name and any(point[0] in OWN for point in curves.points):
         lines += ["", _verdict(curves)]
-    if name == "dislikes item" and curves.run in AIMED:
+    if name == "dislikes item" and curves.run in AIMED and not curves.variant:
         lines += ["", *_aims(curves)]
     return "\n".join(lines)
 

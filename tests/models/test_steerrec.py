@@ -355,6 +355,24 @@ def test_dislikes_replace_the_sampled_negatives_row_by_row(kind: str):
 
 @pytest.mark.parametrize("kind", ["raw", "layernorm", "encoder"])
 @torch.no_grad()
+def test_dislikes_can_be_a_share_of_the_negatives(kind: str):
+    """One dislike at 8 / 72 beside 64 sampled items is a centroid in which it counts as eight of them."""
+    model = make(negative_condition=kind, negatives={"name": "random", "count": 64}, dislike_share=8 / 72)
+    query = batch_of(ROWS)
+    condition = model.encode(query)
+    sampled = RandomNegatives(count=64)(query, condition, model.items.weight, Noise(0)).tolist()
+    dislikes = [[20], [], [23], [1], [1]]
+    asked = with_dislikes(query, *dislikes)
+    found = model.negative_condition(asked, condition, Noise(0))
+    for row, items in enumerate(dislikes):
+        torch.testing.assert_close(found[row], as_condition(model, kind, sampled[row] + 8 * items), rtol=0, atol=1e-12)
+    if model.explains:
+        together = torch.cat(model.parts(asked, Noise(0)), dim=1).sum(dim=1)
+        torch.testing.assert_close(together, vectors(model, asked), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["raw", "layernorm", "encoder"])
+@torch.no_grad()
 def test_training_uses_the_same_space_for_negatives(kind: str):
     """The centroid in the loss is that of the other targets, in the space that inference uses."""
     model, batch = make(negative_condition=kind, p_uncond=0.0), batch_of(ROWS[:3])

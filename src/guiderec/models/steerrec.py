@@ -17,7 +17,8 @@ Departs    1. Null-condition dropout (p_uncond) is kept in training, on the posi
            6. By default x_T is replaced by its mean: exact, since F is linear. `generation.start = "noise"` samples.
            7. `training_negatives = OwnNegatives()` is not in the paper: two-sided alignment, so that dislikes act.
            8. `training_negatives = ShownNegatives()` is the paper's setting on MIND: plain mean, as many as there are.
-           9. Padding as in `dreamrec.py`. A user's own dislikes, when given, are the negatives.
+           9. Padding as in `dreamrec.py`. A user's own dislikes, when given, are the negatives, or a share of them
+              (`dislike_share`).
 """
 
 from __future__ import annotations
@@ -173,6 +174,8 @@ class SteerRecConfig(ModelConfig):
     """Guidance at inference. "cfg" is the ablation "w/o PNG"."""
     negatives: NegativeSource = RandomNegatives()
     """Negatives at inference, where the request names no dislikes."""
+    dislike_share: float = Field(1.0, gt=0, le=1)
+    """Weight of the user's dislikes in c^-; the rest is that of the sampled negatives, which training knows c^- by."""
     generation: Generation = Generation(sampler="ddim", steps=10)
     """Sampler, its steps, and whether it starts from noise or from the mean over the noise."""
     score: Literal["dot", "cos"] = "dot"
@@ -268,14 +271,17 @@ class SteerRec(HistoryConditioned):
 
     def negative_condition(self, query: Query, condition: Tensor, noise: Noise) -> Tensor:
         """c^- (B, D), eq. 14: centroid of the user's dislikes, or of sampled negatives where a row has none."""
+        sampled = self.sampled_centroid(query, condition, noise)
+        if query.dislikes is None:
+            return self.centred(sampled)
+        share = self.config.dislike_share
+        meant, there = self.centroid(query.dislikes, conditions=True)
+        return self.centred(torch.where(there[:, None], share * meant + (1 - share) * sampled, sampled))
+
+    def sampled_centroid(self, query: Query, condition: Tensor, noise: Noise) -> Tensor:
+        """(B, D) centroid of the negatives that are drawn at inference."""
         negatives = self.config.negatives(query, condition, self.items.weight, noise)
-        centroid = self.as_conditions(self.items(negatives)).mean(dim=1)
-        if query.dislikes is not None:
-            disliked = query.dislikes != PADDING
-            total = (self.as_conditions(self.items(query.dislikes)) * disliked[:, :, None]).sum(dim=1)
-            count = disliked.sum(dim=1, keepdim=True)
-            centroid = torch.where(count > 0, total / count.clamp(min=1), centroid)
-        return self.centred(centroid)
+        return self.as_conditions(self.items(negatives)).mean(dim=1)
 
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:
         """(B, 1, D): x0_hat under guidance (Alg. 2)."""
@@ -291,7 +297,7 @@ class SteerRec(HistoryConditioned):
     def parts(self, query: Query, noise: Noise) -> Parts:
         """The chain is affine in g = (1 + w) c^+ - w c^-, and c^- a mean over dislikes.
 
-        What sampled negatives give, in rows without dislikes, is given to everybody.
+        What sampled negatives give is given to everybody.
         """
         scale = self.config.guidance.scale if query.guidance_scale is None else query.guidance_scale
         condition = self.encode(query)
@@ -302,16 +308,13 @@ class SteerRec(HistoryConditioned):
             return (self.generator.mean(flat) - constant[:1]).view_as(g)
 
         none = condition[:, None][:, :0]
-        if query.dislikes is None:
-            away, dislikes = self.negative_condition(query, condition, noise), none
-        else:
+        away, dislikes = self.sampled_centroid(query, condition, noise), none
+        if query.dislikes is not None:
             disliked = query.dislikes != PADDING
-            count = disliked.sum(dim=1, keepdim=True)
-            each = (
-                self.as_conditions(self.items(query.dislikes)) * disliked[:, :, None] / count.clamp(min=1)[:, :, None]
-            )
-            away = self.negative_condition(query, condition, noise) * (count == 0)
-            dislikes = carried(-scale * each)
+            share = self.config.dislike_share * disliked.any(dim=1, keepdim=True).to(condition.dtype)
+            weight = share * disliked / disliked.sum(dim=1, keepdim=True).clamp(min=1)
+            away = (1 - share) * away
+            dislikes = carried(-scale * weight[:, :, None] * self.as_conditions(self.items(query.dislikes)))
         shared = carried(torch.stack([(1 + scale) * condition, -scale * away], dim=1))
         return Parts(history=shared[:, :1], base=constant[:, None] + shared[:, 1:], likes=none, dislikes=dislikes)
 
