@@ -127,6 +127,8 @@ def _curves(study: str, run: str, variant: str, parts: Sequence[tuple[int, Mappi
     first = parts[0][1]
     if any(part["procedure"] != first["procedure"] or part["seen"] != first["seen"] for _, part in parts):
         raise ValueError(f"{study}/{run}: the seeds were measured under different procedures.")
+    if len({seed for seed, _ in parts}) < len(parts):
+        raise ValueError(f"{study}/{run}: a seed was measured twice; name what was other in VARIANTS.")
     tables = [{(p["rival"], p["strength"]): p["measures"] for p in part["points"]} for _, part in parts]
     shared = [point for point in tables[0] if all(point in table for table in tables)]
     points = {

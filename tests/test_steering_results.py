@@ -53,7 +53,7 @@ def record(seed: int, points: list[tuple[str, float | None, float, float]], **ch
 
 def write(root: Path, *records: dict[str, Any]) -> list[Path]:
     folder = root / "beauty-guided"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     paths = []
     for content in records:
         paths.append(folder / f"guided-sasrec-seed{content['experiment']['seed']}.json")
@@ -103,6 +103,18 @@ def test_seeds_that_were_asked_differently_are_an_error(tmp_path: Path) -> None:
     paths = write(tmp_path, record(0, POINTS), record(1, POINTS, seen="mask"))
     with pytest.raises(ValueError, match="beauty-guided/guided-sasrec: the seeds were measured under different"):
         steering.read(paths)
+
+
+def test_another_way_to_tell_has_a_table_of_its_own(tmp_path: Path) -> None:
+    content = record(0, POINTS)
+    content["steering"]["test-mixed"] = record(0, [*POINTS, ("steering", 2.0, 0.2, 0.07)])["steering"]["test"]
+    text = steering.render(steering.read(write(tmp_path, content)))
+    plain, mixed = text.split("### Guided SASRec")[1:]
+    assert mixed.startswith(f": {steering.VARIANTS['mixed']} (")
+    assert ("| own guidance | 2 |" in plain, "| own guidance | 2 |" in mixed) == (False, True)
+    content["steering"]["test-again"] = content["steering"]["test"]
+    with pytest.raises(ValueError, match="a seed was measured twice"):
+        steering.read(write(tmp_path / "twice", content))
 
 
 def test_the_committed_page_is_what_the_committed_records_give() -> None:
