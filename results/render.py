@@ -485,16 +485,17 @@ def _points(records: Sequence[Record]) -> dict[str, dict[str, dict[str, list[flo
 def _panel(
     points: Mapping[str, Mapping[str, list[float]]], records: Sequence[Record], published: Mapping[str, Any]
 ) -> str:
+    """A row for each point; a last column where a paper prints the table."""
+    printed = {key: found[1] for key in points if (found := published_for(published, records, key))}
+    shown = sorted({metric for row in printed.values() for metric in row}, key=metrics_of(records).index)
+    head = ["Value", *map(_title, metrics_of(records))]
+    head += [f"Published {' / '.join(map(_title, shown))}"] if printed else []
     rows = []
     for key, values in points.items():
-        printed = published_for(published, records, key)
-        source = (
-            "–" if printed is None else " / ".join(_printed(printed[1], metric) for metric in ("recall@10", "ndcg@10"))
-        )
-        rows.append((PANELS[key][1], *map(spread, values.values()), source))
+        source = [" / ".join(_printed(printed.get(key, {}), metric) for metric in shown)] if printed else []
+        rows.append((PANELS[key][1], *map(spread, values.values()), *source))
     n = max(len(seeds) for values in points.values() for seeds in values.values())
     note = f"Test part, {n} seed{'s' if n > 1 else ''}, the weights of the run above, in one step instead of the chain."
-    head = ("Value", *map(_title, metrics_of(records)), "Published, Recall@10 / NDCG@10")
     return f"{note}\n\n{_table(head, rows)}"
 
 
