@@ -214,7 +214,7 @@ GROUPS = {
     "AdamW": ("_fused_adamw_", "_foreach_"),
     "table look-up and its gradient": ("embedding", "index_select", "index", "_index_put", "scatter"),
     "allocation, zeros and copies": ("empty", "zero_", "fill_", "copy_", "zeros", "clone", "cat", "constant_pad"),
-    "dropout": ("bernoulli", "native_dropout", "dropout"),
+    "dropout": ("bernoulli", "native_dropout", "dropout", "random_", "clamp_"),
     "norms and softmax": ("native_layer_norm", "_softmax", "softmax"),
     "integers of keyed noise": ("bitwise", "__rshift__", "__and__", "remainder"),
 }

@@ -28,7 +28,7 @@ SHORT = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 MARKS = ("<!-- results: written by results/render.py -->", "<!-- end of results -->")
 
 sys.path.insert(0, str(HERE))  # also when loaded as a module
-from studies import STUDIES, panels, titles  # noqa: E402
+from studies import AT_INFERENCE, STUDIES, panels, titles  # noqa: E402
 
 RUNS = titles()
 PANELS = panels()
@@ -495,7 +495,7 @@ def _panel(
         source = [" / ".join(_printed(printed.get(key, {}), metric) for metric in shown)] if printed else []
         rows.append((PANELS[key][1], *map(spread, values.values()), *source))
     n = max(len(seeds) for values in points.values() for seeds in values.values())
-    note = f"Test part, {n} seed{'s' if n > 1 else ''}, the weights of the run above, in one step instead of the chain."
+    note = f"Test part, {n} seed{'s' if n > 1 else ''}, the weights of the run above. {AT_INFERENCE}"
     return f"{note}\n\n{_table(head, rows)}"
 
 
@@ -505,14 +505,18 @@ EPOCHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 40, 60, 80, 100)
 
 def _with_curves(study: str, records: Sequence[Record]) -> bool:
     asked = study in STUDIES and STUDIES[study].curves
-    return asked and any("curve" in record.content.get("training", {}) for record in records)
+    found = [record.content.get("training", {}).get("curve") for record in records]
+    return asked and any(curve and max(curve["epochs"]) > 0 for curve in found)
 
 
 def _curves(records: Sequence[Record]) -> str:
     """What the validated metric was after some epochs."""
     curves: dict[str, list[Mapping[int, float]]] = {}
+    metrics = set()
     for record in sorted(records, key=lambda record: (_place(record.name, RUNS), record.seed)):
-        if curve := record.content.get("training", {}).get("curve"):
+        curve = record.content.get("training", {}).get("curve")
+        if curve and max(curve["epochs"]) > 0:  # what is counted, not trained, was validated before any epoch
+            metrics.add(curve["metric"])
             curves.setdefault(record.name, []).append(dict(zip(curve["epochs"], curve["values"], strict=True)))
     measured = {epoch for seeds in curves.values() for curve in seeds for epoch in curve}
     epochs = [epoch for epoch in EPOCHS if epoch in measured]
@@ -520,10 +524,13 @@ def _curves(records: Sequence[Record]) -> str:
     for name, seeds in curves.items():
         cells = ([curve[epoch] for curve in seeds if epoch in curve] for epoch in epochs)
         shown = (f"{mean(values):.4f}" if len(values) == len(seeds) else "–" for values in cells)
-        if any(set(curve) & set(epochs) for curve in seeds):  # what is counted has no epochs
-            rows.append((RUNS.get(name, (name,))[0], str(len(seeds)), *shown))
-    metric = records[0].content["experiment"]["training"]["metric"]
-    note = f"{_title(metric)} on the validation rows after so many epochs, mean over the seeds; – where one had ended."
+        rows.append((RUNS.get(name, (name,))[0], str(len(seeds)), *shown))
+    if len(metrics) > 1:
+        raise ValueError(f"the runs were validated by different metrics: {', '.join(sorted(metrics))}.")
+    note = (
+        f"{_title(metrics.pop())} on the validation rows after so many epochs, mean over the seeds; – where not all "
+        "were validated. `validation_rows` in the records says where these rows are a sample of the part."
+    )
     return f"{note}\n\n{_table(('Model', 'Seeds', *map(str, epochs)), rows)}"
 
 

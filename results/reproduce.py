@@ -189,7 +189,8 @@ def main() -> None:
         asked = {name: replace(run, readings={}, distribution=False) for name, run in asked.items()}
     for seed in arguments.seeds:
         dataset = dataset_for(study, arguments.data, seed)
-        for name, run in ((name, run.of_seed(seed)) for name, run in asked.items()):
+        for name, of_any_seed in asked.items():
+            run = of_any_seed.of_seed(seed)
             record = HERE / arguments.study / f"{name}-seed{seed}.json"
             if not _complete(record, run, study.parts):
                 folder = arguments.runs / arguments.study / f"{name}-seed{seed}"

@@ -63,8 +63,13 @@ PROCEDURES = {
     "likes item": "One item is liked",
 }
 
-VARIANTS = {"mixed": "the dislike as one ninth of the negatives, the rest drawn"}
-"""Label of a measurement under other options -> how it is told from the plain one; other labels are the plain one."""
+VARIANTS = {
+    "": "",
+    "by-place": "",
+    "by-place-neighbourhood": "",
+    "mixed": "the dislike as one ninth of the negatives, the rest drawn",
+}
+"""Label of a measurement -> how it is told from the plain one; empty where it is that, under today's defaults."""
 
 AIMED = ("guided-sasrec",)
 """Runs of our own model: what we wanted of it, and what it does, stand below its table."""
@@ -109,9 +114,12 @@ def read(paths: Iterable[Path]) -> dict[str, list[Curves]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         for part, record in content.get("steering", {}).items():
             for procedure in record["procedures"] if part.startswith("test") else []:
-                variant = VARIANTS.get(part.partition("-")[2], "")
-                key = (procedure["name"], path.parent.name, path.stem.rpartition("-seed")[0], variant)
-                found.setdefault(key, []).append((content["experiment"]["seed"], procedure))
+                label = part.partition("-")[2]
+                if label not in VARIANTS:
+                    raise ValueError(f"{path.name}: VARIANTS does not say how the measurement {label!r} differs.")
+                key = (procedure["name"], path.parent.name, path.stem.rpartition("-seed")[0], VARIANTS[label])
+                asked = {**procedure, "overrides": record.get("overrides", {})}
+                found.setdefault(key, []).append((content["experiment"]["seed"], asked))
     order = {(study, run): place for place, (study, run) in enumerate(_all_runs())}
     pages: dict[str, list[Curves]] = {}
     for (name, *whose), parts in sorted(found.items(), key=lambda item: (order[item[0][1:3]], item[0][3])):
@@ -125,10 +133,11 @@ def _all_runs() -> list[tuple[str, str]]:
 
 def _curves(study: str, run: str, variant: str, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Curves:
     first = parts[0][1]
-    if any(part["procedure"] != first["procedure"] or part["seen"] != first["seen"] for _, part in parts):
+    asked = ("procedure", "seen", "overrides")
+    if any(part[each] != first[each] for _, part in parts for each in asked):
         raise ValueError(f"{study}/{run}: the seeds were measured under different procedures.")
     if len({seed for seed, _ in parts}) < len(parts):
-        raise ValueError(f"{study}/{run}: a seed was measured twice; name what was other in VARIANTS.")
+        raise ValueError(f"{study}/{run}: a seed was measured twice.")
     tables = [{(p["rival"], p["strength"]): p["measures"] for p in part["points"]} for _, part in parts]
     shared = [point for point in tables[0] if all(point in table for table in tables)]
     points = {

@@ -157,10 +157,10 @@ LEAVE_ONE_OUT_NOTE = (
     "most where the authors' code has 500. They get there because their items begin with a deviation of 0.02 instead "
     "of 1: tried with DiffuRec on Beauty, one seed, batches of 512 at the paper's rate of 1e-3, validation NDCG@10 on "
     "1,500 users after 204 steps was 0.0184 with 0.02, 0.0085 with 0.1 and 0.0081 with 1; after 510 steps 0.0290 with "
-    "0.1 and 0.0040 with 1. The best epoch is chosen on 2,000 validation users; the test part is all users. SASRec, "
-    "which learns all prefixes of a user in one pass, has 66 epochs at most, ends after ten without a gain, and "
-    "chooses by all validation users: more passes than the others have, and more time (see Training). Runs without "
-    "records were not carried out."
+    "0.1 and 0.0040 with 1. The best epoch is chosen on 2,000 validation users; the test part is all users. SASRec and "
+    "Guided SASRec, which learn all prefixes of a user in one pass, have 66 epochs at most, end after ten without a "
+    "gain, and choose by all validation users: more passes than the others have, and more time (see Training). Runs "
+    "without records were not carried out."
 )
 
 
@@ -175,27 +175,29 @@ LONG_HISTORIES: Options = {
 
 LONG_HISTORIES_NOTE = (
     "Nearly a million prefixes of up to fifty films. For an epoch of DiffuRec and AlignDiff 25,600 are drawn, which "
-    "cost what all of Beauty cost, and there are twelve at most: a third of the prefixes are seen once, where SASRec, "
+    "cost what all of Beauty cost, and there are twelve at most: three of four prefixes are never seen, where SASRec, "
     "which learns all prefixes in one pass, sees each up to thirty times. What stands here is what the budget bought, "
-    "see the curve, and not what the models can do."
+    "see the curve, and not what the models can do. Runs without records were not carried out."
 )
 
 
-PANELS = {
+FIGURE_3 = {
     "omega": "AlignDiff, Figure 3: size Omega of a correction",
     "w": "AlignDiff, Figure 3: strength w of guidance",
 }
-CORRECTIONS = "AlignDiff, Table 6: corrections at inference"
+TABLE_6 = "AlignDiff, Table 6: corrections at inference"
+AT_INFERENCE = "In one step instead of the chain."
+"""How the points of these panels are made, see `ONE_STEP`."""
 
 
-def _panels(published: bool) -> dict[str, Reading]:
+def _at_inference(published: bool) -> dict[str, Reading]:
     """What AlignDiff is at inference under other options, for one seed and in one step.
 
     `published` says whether Table 6 is about the data.
     """
     points = {
         f"{name}-{value:g}".replace(".", "_"): Reading(
-            f"{value:g}", {sweep.option: value, **ONE_STEP}, panel=PANELS[name], seeds=(0,)
+            f"{value:g}", {sweep.option: value, **ONE_STEP}, panel=FIGURE_3[name], seeds=(0,)
         )
         for name, sweep in SWEEPS.items()
         if sweep.after_training
@@ -206,7 +208,7 @@ def _panels(published: bool) -> dict[str, Reading]:
             f"{n}",
             {"model.energy.correction.steps": n, **ONE_STEP},
             published=f"AlignDiff, corrections: {n}" if published else None,
-            panel=CORRECTIONS,
+            panel=TABLE_6,
             seeds=(0,),
         )
         for n in (1, 2, 4, 8)
@@ -242,7 +244,7 @@ def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
                     "AlignDiff without corrections (same weights)", {"model.energy.correction.steps": 0}
                 ),
                 "unguided": Reading("AlignDiff without guidance (same weights)", {"model.guidance.name": "none"}),
-                **_panels(published=data_set != "movielens_1m"),
+                **_at_inference(published=data_set != "movielens_1m"),
             },
         ),
         "aligndiff-without-ml": Run(

@@ -417,13 +417,17 @@ def test_curves_are_means_where_every_seed_has_the_epoch(root: Path, monkeypatch
         path = root / f"results/beauty-d512/steerrec-seed{seed}.json"
         content = json.loads(path.read_text())
         content["experiment"]["training"] = {"metric": "recall@5"}
-        content["training"]["curve"] = {"metric": "recall@5", "epochs": [1, 2, 7][: len(values)], "values": values}
+        content["training"]["curve"] = {"metric": "recall@5", "epochs": [1, 2, 3][: len(values)], "values": values}
         path.write_text(json.dumps(content))
     text = render.rendered(root)[root / "docs/results.md"]
     assert "Validation over the epochs" not in text  # no study asks for it but those that say so
     monkeypatch.setitem(render.STUDIES, "beauty-d512", replace(study, curves=True))
     text = render.rendered(root)[root / "docs/results.md"]
-    assert table_rows(text, "### Validation over the epochs") == [["SteerRec", "2", "0.2000", "0.3500"]]
+    assert table_rows(text, "### Validation over the epochs") == [["SteerRec", "2", "0.2000", "0.3500", "–"]]
+    content["training"]["curve"]["metric"] = "ndcg@5"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="different metrics: ndcg@5, recall@5"):
+        render.rendered(root)
 
 
 def test_points_of_a_figure_stand_apart_from_the_models_and_are_not_tested(root: Path, tmp_path: Path):
@@ -449,3 +453,19 @@ def test_points_of_a_figure_stand_apart_from_the_models_and_are_not_tested(root:
     parts = {"test": [0.0] * 20, "test-one-step": [1.0] * 20, "test-corrections-8": [1.0] * 20}
     run_directory(tmp_path / f"runs/{name}/aligndiff", 0, parts)
     assert [test["b"] for test in reproduce.compare(name, tmp_path / "runs")["tests"]] == ["aligndiff/one-step"]
+
+
+def test_readings_can_be_left_to_a_later_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    carried: list[tuple[str, set[str], bool]] = []
+
+    def carry_out(run: Any, dataset: Any, parts: Any, folder: Path, record: Path, seed: int) -> None:
+        carried.append((folder.name, set(run.readings), run.distribution))
+
+    monkeypatch.setattr(reproduce, "dataset_for", lambda study, data, seed: None)
+    monkeypatch.setattr(reproduce, "carry_out", carry_out)
+    monkeypatch.setattr(reproduce, "HERE", tmp_path)
+    command = ["reproduce.py", "toys-leave-one-out", "--data", "d", "--runs", "r", "--only", "diffurec", "--seeds", "1"]
+    for more in ([], ["--no-readings"]):
+        monkeypatch.setattr(sys, "argv", [*command, *more])
+        reproduce.main()
+    assert carried == [("diffurec-seed1", {"one-step"}, True), ("diffurec-seed1", set(), False)]

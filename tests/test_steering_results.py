@@ -103,6 +103,10 @@ def test_seeds_that_were_asked_differently_are_an_error(tmp_path: Path) -> None:
     paths = write(tmp_path, record(0, POINTS), record(1, POINTS, seen="mask"))
     with pytest.raises(ValueError, match="beauty-guided/guided-sasrec: the seeds were measured under different"):
         steering.read(paths)
+    stronger = record(1, POINTS)
+    stronger["steering"]["test"]["overrides"] = {"model.guidance.kinship": "0.3"}
+    with pytest.raises(ValueError, match="the seeds were measured under different"):
+        steering.read(write(tmp_path / "options", record(0, POINTS), stronger))
 
 
 def test_another_way_to_tell_has_a_table_of_its_own(tmp_path: Path) -> None:
@@ -112,9 +116,22 @@ def test_another_way_to_tell_has_a_table_of_its_own(tmp_path: Path) -> None:
     plain, mixed = text.split("### Guided SASRec")[1:]
     assert mixed.startswith(f": {steering.VARIANTS['mixed']} (")
     assert ("| own guidance | 2 |" in plain, "| own guidance | 2 |" in mixed) == (False, True)
-    content["steering"]["test-again"] = content["steering"]["test"]
+    content["steering"]["test-by-place"] = content["steering"]["test"]
     with pytest.raises(ValueError, match="a seed was measured twice"):
         steering.read(write(tmp_path / "twice", content))
+    content["steering"] = {"test-half": content["steering"]["test"]}
+    with pytest.raises(ValueError, match="VARIANTS does not say how the measurement 'half' differs"):
+        steering.read(write(tmp_path / "unknown", content))
+
+
+def test_aims_are_those_of_the_plain_measurement(tmp_path: Path) -> None:
+    content = record(0, [*POINTS, ("steering-and-filter", 1.0, 0.4, 0.081)])
+    for point in content["steering"]["test"]["procedures"][0]["points"]:
+        point["measures"] |= {"listed": {"mean": 0.02}, "overlap": {"mean": 0.7}}
+    content["steering"]["test-mixed"] = content["steering"]["test"]
+    text = steering.render(steering.read(write(tmp_path, content)))
+    plain, mixed = text.split("### Guided SASRec")[1:]
+    assert ("| Aim, at w = 1 |" in plain, "| Aim, at w = 1 |" in mixed) == (True, False)
 
 
 def test_the_committed_page_is_what_the_committed_records_give() -> None:

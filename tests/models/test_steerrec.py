@@ -361,11 +361,13 @@ def test_dislikes_can_be_a_share_of_the_negatives(kind: str):
     query = batch_of(ROWS)
     condition = model.encode(query)
     sampled = RandomNegatives(count=64)(query, condition, model.items.weight, Noise(0)).tolist()
-    dislikes = [[20], [], [23], [1], [1]]
+    dislikes = [[20, 21], [], [23], [1], [1]]
     asked = with_dislikes(query, *dislikes)
     found = model.negative_condition(asked, condition, Noise(0))
     for row, items in enumerate(dislikes):
-        torch.testing.assert_close(found[row], as_condition(model, kind, sampled[row] + 8 * items), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            found[row], as_condition(model, kind, sampled[row] + 8 // max(1, len(items)) * items), rtol=0, atol=1e-12
+        )
     if model.explains:
         together = torch.cat(model.parts(asked, Noise(0)), dim=1).sum(dim=1)
         torch.testing.assert_close(together, vectors(model, asked), rtol=0, atol=1e-10)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from guiderec.nn import dropout
 from guiderec.nn.dropout import Dropout
 
 
@@ -16,6 +17,15 @@ def test_as_many_are_dropped_as_said_and_the_mean_stays(p: float) -> None:
     assert abs(out.double().mean().item() - 3) < 5 * 3 * spread / (1 - p)
     kept = out[out != 0]
     torch.testing.assert_close(kept, torch.full_like(kept, 3 / (1 - p)), rtol=3e-4, atol=0)  # p in steps of 2^-16
+
+
+@pytest.mark.parametrize("p", [1 / 65536, 0.1, 0.5, 0.7, 65535 / 65536])
+def test_every_pattern_of_bits_counts_once(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int16)
+    monkeypatch.setattr(dropout, "_bits", lambda shape: everything.clone().view(shape))
+    out = dropout.Dropout(p)(torch.ones(1 << 16, dtype=torch.float64))
+    assert (out == 0).sum().item() == round(p * 65536)
+    assert out.mean().item() == pytest.approx(1, abs=1e-12)
 
 
 def test_neighbours_are_dropped_independently() -> None:
@@ -42,6 +52,8 @@ def test_nothing_happens_outside_training_and_everything_is_dropped_at_1() -> No
     assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
     assert torch.equal(Dropout(0.0)(x), x)
     assert Dropout(0.5)(x[:0]).shape == (0, 3)
+    with torch.device("meta"):  # of what is made without a device, not of x
+        assert Dropout(0.5)(x).device.type == "cpu"
 
 
 def test_the_generator_of_torch_decides() -> None:

@@ -73,12 +73,14 @@ def test_a_record_collects_everything(tmp_path):
     }  # fmt: skip
 
 
-def test_a_curve_has_every_epoch_once_as_it_was_after_resuming():
-    def validation(epoch, value):
-        return {"event": "validation", "epoch": epoch, "metrics": {"recall@5": value}}
+def test_a_curve_has_every_epoch_once_as_it_was_at_its_last_step():
+    """A run of few steps ends within an epoch, validates there, and goes on when it is given more."""
 
-    events = [validation(2, 0.1), validation(4, 0.9), {"event": "resume", "epoch": 2}, validation(4, 0.2)]
-    assert validation_curve(events, "recall@5") == {"epochs": [2, 4], "values": [0.1, 0.2]}
+    def validation(epoch, step, value):
+        return {"event": "validation", "epoch": epoch, "step": step, "metrics": {"recall@5": value}}
+
+    events = [validation(1, 6, 0.1), validation(2, 9, 0.9), {"event": "resume", "epoch": 2}, validation(2, 12, 0.2)]
+    assert validation_curve(events, "recall@5") == {"epochs": [1, 2], "values": [0.1, 0.2]}
     assert validation_curve(events, "ndcg@5") == {}
 
 

@@ -175,7 +175,7 @@ class SteerRecConfig(ModelConfig):
     negatives: NegativeSource = RandomNegatives()
     """Negatives at inference, where the request names no dislikes."""
     dislike_share: float = Field(1.0, gt=0, le=1)
-    """Weight of the user's dislikes in c^-; the rest is that of the sampled negatives, which training knows c^- by."""
+    """Weight of the user's dislikes in c^-; the rest is that of the sampled negatives."""
     generation: Generation = Generation(sampler="ddim", steps=10)
     """Sampler, its steps, and whether it starts from noise or from the mean over the noise."""
     score: Literal["dot", "cos"] = "dot"
@@ -270,7 +270,10 @@ class SteerRec(HistoryConditioned):
         return centroid
 
     def negative_condition(self, query: Query, condition: Tensor, noise: Noise) -> Tensor:
-        """c^- (B, D), eq. 14: centroid of the user's dislikes, or of sampled negatives where a row has none."""
+        """c^- (B, D), eq. 14: `dislike_share` of it the centroid of the user's dislikes, the rest of sampled negatives.
+
+        In a row without dislikes it is all of sampled negatives.
+        """
         sampled = self.sampled_centroid(query, condition, noise)
         if query.dislikes is None:
             return self.centred(sampled)
@@ -295,9 +298,9 @@ class SteerRec(HistoryConditioned):
         return x0_hat[:, None]
 
     def parts(self, query: Query, noise: Noise) -> Parts:
-        """The chain is affine in g = (1 + w) c^+ - w c^-, and c^- a mean over dislikes.
+        """The chain is affine in g = (1 + w) c^+ - w c^-, and c^- a weighted mean over dislikes and sampled negatives.
 
-        What sampled negatives give is given to everybody.
+        What sampled negatives give stands in the base: nobody wished it.
         """
         scale = self.config.guidance.scale if query.guidance_scale is None else query.guidance_scale
         condition = self.encode(query)

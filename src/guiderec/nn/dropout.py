@@ -1,4 +1,4 @@
-"""Dropout whose masks cost a processor little."""
+"""Dropout of layers, whose masks cost a processor little."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ _LEVELS = 1 << 16
 """Values of the 16 random bits that decide about an element."""
 
 
-class Dropout(nn.Dropout):
+class Dropout(nn.Module):
     """`torch.nn.Dropout`, with masks made of 16 random bits per element on a processor.
 
-    torch draws a double for each element there, one after another, which takes a sixth of a training step of a
-    transformer as wide as ours. The probability is a multiple of 2^-16, and what is kept is scaled by just that, so
-    that the mean stays.
+    Where torch has no vectorised draw, as on processors of AMD, it draws a double for each element, one after another
+    (`benchmarks/dropout.py`). The probability is rounded to a multiple of 2^-16, down to 0 and up to 1, and what is
+    kept is scaled by just that, so that the mean stays.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> Dropout(0.5)(torch.ones(6))
     tensor([0., 0., 2., 0., 0., 0.])
     """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (...)."""
@@ -36,9 +40,13 @@ class Dropout(nn.Dropout):
         kept = _bits(x.shape).clamp_(first_kept - 1, first_kept).sub_(first_kept - 1)  # 0 or 1, and no slow comparison
         return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"p={self.p}"
+
 
 def _bits(shape: torch.Size) -> Tensor:
     """Uniform int16 of the default generator: -32768 to 32767."""
     count = math.prod(shape)
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device="cpu").random_(-(1 << 63), None)
     return words.view(torch.int16)[:count].view(shape)
