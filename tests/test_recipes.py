@@ -209,6 +209,11 @@ def test_diffurec_has_the_settings_of_its_authors_and_sasrec_its_rows(data_set: 
     assert (training.batch_size, training.learning_rate, training.weight_decay) == (512, 1e-3, 0.0)
     assert (sasrec.model.dim, sasrec.max_length, sasrec.training_rows) == (128, 50, "windows")
     assert sasrec.metrics == experiment.metrics
+    ours = recipe(f"guided_sasrec:{data_set}_leave_one_out")
+    shared = set(sasrec.model.to_plain()) & set(ours.model.to_plain()) - {"name"}
+    assert {"dim", "layers", "heads", "dropout", "max_length"} <= shared
+    assert all(getattr(ours.model, option) == getattr(sasrec.model, option) for option in shared)
+    assert ours.replace(recipe="", model=sasrec.model) == sasrec.replace(recipe="")
 
 
 # ------------------------------------------------------------------------------------------------ what cannot be
