@@ -55,7 +55,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "sasrec": {},
     "guided_sasrec": {"noise_in_loss": True},
     "diffurec": {"noise_in_loss": True, "noise_in_scores": True, "steps": 300},
-    "aligndiff": {"noise_in_loss": True, "noise_in_scores": True, "learning_rate": 1e-2, "steps": 120},
+    "aligndiff": {"noise_in_loss": True, "noise_in_scores": True, "learning_rate": 1e-2, "steps": 200},
     "dreamrec": {"noise_in_loss": True},
     "preferdiff": {"noise_in_loss": True},
     "steerrec": {"noise_in_loss": True, "noise_in_scores": True},
