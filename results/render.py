@@ -297,7 +297,8 @@ def _study(
     for panel, rows in _points(records).items():
         parts += [f"### {panel}", _panel(rows, records, published)]
     parts += ["### Paired tests", _comparison(comparison)] if comparison else []
-    parts += ["### Validation over the epochs", _curves(records)] if _with_curves(study, records) else []
+    if study in STUDIES and STUDIES[study].curves and _with_curves(records):
+        parts += ["### Validation over the epochs", _curves(records)]
     return [*parts, "### Training", _training(records)]
 
 
@@ -503,21 +504,20 @@ EPOCHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 40, 60, 80, 100)
 """Columns of the curves, as far as somebody was trained."""
 
 
-def _with_curves(study: str, records: Sequence[Record]) -> bool:
-    asked = study in STUDIES and STUDIES[study].curves
-    found = [record.content.get("training", {}).get("curve") for record in records]
-    return asked and any(curve and max(curve["epochs"]) > 0 for curve in found)
+def _with_curves(records: Sequence[Record]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Run and curve of what was trained; what is counted was validated before any epoch, and has none."""
+    ordered = sorted(records, key=lambda record: (_place(record.name, RUNS), record.seed))
+    found = [(record.name, record.content.get("training", {}).get("curve")) for record in ordered]
+    return [(name, curve) for name, curve in found if curve and max(curve["epochs"]) > 0]
 
 
 def _curves(records: Sequence[Record]) -> str:
     """What the validated metric was after some epochs."""
     curves: dict[str, list[Mapping[int, float]]] = {}
     metrics = set()
-    for record in sorted(records, key=lambda record: (_place(record.name, RUNS), record.seed)):
-        curve = record.content.get("training", {}).get("curve")
-        if curve and max(curve["epochs"]) > 0:  # what is counted, not trained, was validated before any epoch
-            metrics.add(curve["metric"])
-            curves.setdefault(record.name, []).append(dict(zip(curve["epochs"], curve["values"], strict=True)))
+    for name, curve in _with_curves(records):
+        metrics.add(curve["metric"])
+        curves.setdefault(name, []).append(dict(zip(curve["epochs"], curve["values"], strict=True)))
     measured = {epoch for seeds in curves.values() for curve in seeds for epoch in curve}
     epochs = [epoch for epoch in EPOCHS if epoch in measured]
     rows = []

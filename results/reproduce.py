@@ -94,10 +94,11 @@ def sides(name: str, folder: Path) -> tuple[list[int], list[Side]]:
     seeds = sorted(seed for run, _, part, seed in found if (run, part) == (study.against, "test") and seed in wanted)
     if not seeds:
         raise DataError(f"{folder / name} holds no finished run of {study.against}.")
+    points = panels()
     everywhere = [
         (f"{run}/{part[5:]}" if part[5:] else run, runs, part)
         for run, runs, part in sorted({side[:3] for side in found})
-        if all((run, runs, part, seed) in found for seed in seeds) and f"{run}/{part[5:]}" not in panels()
+        if all((run, runs, part, seed) in found for seed in seeds) and f"{run}/{part[5:]}" not in points
     ]
     return seeds, sorted(everywhere, key=lambda side: (side[0] != study.against, side[0]))
 

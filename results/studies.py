@@ -193,7 +193,8 @@ AT_INFERENCE = "In one step instead of the chain."
 def _at_inference(published: bool) -> dict[str, Reading]:
     """What AlignDiff is at inference under other options, for one seed and in one step.
 
-    `published` says whether Table 6 is about the data.
+    `published` says whether Table 6 is about the data. The recipe's own values are among the points, so that each
+    panel is whole.
     """
     points = {
         f"{name}-{value:g}".replace(".", "_"): Reading(

@@ -70,3 +70,9 @@ def test_the_generator_of_torch_decides() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_precision_stays(dtype: torch.dtype) -> None:
     assert Dropout(0.5)(torch.ones(8, 8, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5, float("nan")])
+def test_what_is_no_probability_is_refused(p: float) -> None:
+    with pytest.raises(ValueError, match="is no probability: expected 0 to 1"):
+        Dropout(p)

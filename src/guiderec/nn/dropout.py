@@ -16,8 +16,13 @@ class Dropout(nn.Module):
     """`torch.nn.Dropout`, with masks made of 16 random bits per element on a processor.
 
     Where torch has no vectorised draw, as on processors of AMD, it draws a double for each element, one after another
-    (`benchmarks/dropout.py`). The probability is rounded to a multiple of 2^-16, down to 0 and up to 1, and what is
-    kept is scaled by just that, so that the mean stays.
+    (`benchmarks/dropout.py`). There p, in 0 to 1, is rounded to a multiple of 2^-16, down to 0 and up to 1, and what is
+    kept is scaled by just that, so that the mean stays. Attention weights are not dropped here, but by torch.
+
+    Raises
+    ------
+    ValueError
+        When p is not a probability.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -27,10 +32,12 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float) -> None:
         super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"p = {p} is no probability: expected 0 to 1.")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """(...) -> (...)."""
+        """(...) -> (...): x / (1 - p) where it is kept, 0 elsewhere; x itself outside of training."""
         if not self.training or x.device.type != "cpu":
             return F.dropout(x, self.p, self.training)
         dropped = round(self.p * _LEVELS)
