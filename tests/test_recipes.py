@@ -20,6 +20,9 @@ from guiderec.testing.oracles import batch_of, planted_rows, sequences_of
 
 PUBLISHED: dict[str, tuple[str, str, str, str]] = {
     # SteerRec, Table 1: Recall@5, NDCG@5, Recall@10, NDCG@10
+    "gru4rec:sports": ("0.0019", "0.0017", "0.0026", "0.0020"),
+    "gru4rec:beauty": ("0.0090", "0.0058", "0.0090", "0.0072"),
+    "gru4rec:toys": ("0.0087", "0.0073", "0.0096", "0.0081"),
     "sasrec:sports": ("0.0042", "0.0028", "0.0053", "0.0032"),
     "sasrec:beauty": ("0.0098", "0.0069", "0.0156", "0.0088"),
     "sasrec:toys": ("0.0108", "0.0088", "0.0165", "0.0107"),
