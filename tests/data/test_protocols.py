@@ -63,6 +63,13 @@ def test_short_users_only_train():
     assert pairs(test) == [((5, 6), 8)]
 
 
+def test_leave_one_out_has_no_history_shorter_than_asked_for():
+    train, valid, test = LeaveOneOut(shortest_history=2).split(Sequences.from_lists([[3, 1, 4, 5, 9], [5, 6, 8], [7]]))
+    assert pairs(train) == [((3, 1), 4)]
+    assert pairs(valid) == [((3, 1, 4), 5)]
+    assert pairs(test) == [((3, 1, 4, 5), 9), ((5, 6), 8)]
+
+
 def test_session_split_matrix():
     sessions = timed([[(910, 1), (911, 4)], [(900, 4), (930, 2), (931, 7)], [(1100, 2), (1101, 3)]])
     train, valid, test = SessionSplit(fractions=(1 / 3, 1 / 3, 1 / 3)).split(sessions)

@@ -180,8 +180,9 @@ class LeaveOneOut(Protocol):
         valid   3 1 4 -> 5
         test    3 1 4 5 -> 9               the validation item is in the history
 
-    Users with fewer than three items only train. Training contains events that happened after test events of other
-    users; use `GlobalTime` where that matters.
+    Users with fewer than three items only train. A row with fewer than `shortest_history` items before its target is
+    left out in all parts. Training contains events that happened after test events of other users; use `GlobalTime`
+    where that matters.
     """
 
     divides = "events"
@@ -195,9 +196,14 @@ class LeaveOneOut(Protocol):
         train = first_items(sequences, np.where(lengths >= 3, lengths - 2, lengths))
         return Parts(
             self.rows_for_training(train),
-            Rows(sequences, long, lengths[long] - 2),
-            Rows(sequences, long, lengths[long] - 1),
+            self._targets(sequences, long, lengths[long] - 2),
+            self._targets(sequences, long, lengths[long] - 1),
         )
+
+    def _targets(self, sequences: Sequences, index: Ids, position: Ids) -> Rows:
+        """The events at `position` (N,) of the sequences `index` (N,), those with a history that is long enough."""
+        enough = position >= self.shortest_history
+        return Rows(sequences, index[enough], position[enough])
 
 
 class SessionSplit(Protocol):
