@@ -466,6 +466,10 @@ def test_inference_is_the_backbone_alone():
     torch.testing.assert_close(model.scores(batch, Noise(1)), scores, rtol=0, atol=0)
 
 
+def test_no_rows_have_no_scores():
+    assert make().scores(batch_of(ROWS).rows(slice(0, 0)), Noise(0)).shape == (0, ITEMS + 1)
+
+
 def test_only_the_newest_items_of_a_long_history_count():
     model = make(max_length=4)
     long, cut = batch_of([([7, 8, 1, 2, 3, 4], 5)]), batch_of([([1, 2, 3, 4], 5)])

@@ -45,7 +45,7 @@ from guiderec.diffusion.samplers import ddim_steps, walk
 from guiderec.diffusion.schedule import ScheduleConfig, SquareRoot
 from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.attention import causal_mask, two_sided_mask
-from guiderec.nn.buckets import Bucket, by_length, in_buckets
+from guiderec.nn.buckets import by_history, by_length
 from guiderec.nn.contrastive import Similarity, info_nce
 from guiderec.nn.disentangled import DisentangledEncoder
 from guiderec.nn.dropout import Dropout
@@ -447,11 +447,10 @@ class CaDiRec(EmbeddingRecommender):
     def _newest_states(self, history: Tensor, table: Tensor) -> Tensor:
         """(B, D) states at the newest item of histories (B, L), with item vectors from `table` (I + 1, D)."""
 
-        def of_bucket(bucket: Bucket) -> Tensor:
-            x, visible = self._input(history[bucket.rows, -bucket.length :], table)
-            return self.encoder.last(x, visible)
+        def newest(part: Tensor, rows: Tensor) -> Tensor:
+            return self.encoder.last(*self._input(part, table))
 
-        return in_buckets(by_length(history != PADDING), of_bucket)
+        return by_history(history, history != PADDING, newest)
 
     def _input(self, history: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Input (B, L, D) of the backbone, zero at padding, and which key each query may look at."""
