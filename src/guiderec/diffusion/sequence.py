@@ -6,6 +6,12 @@
 c is what the denoiser is conditioned on besides the history: nothing in DiffuRec, a guidance vector in AlignDiff.
 Nothing here is affine in x_t, so chains are stepped; what does not depend on the step is computed once, in `on`.
 
+Departs    from the public code of DiffuRec, which that of AlignDiff repeats:
+           1. The state is dropped out once, after the last block; there after every block as well.
+           2. GELU is exact, there in its tanh form. Layer norms have torch's epsilon of 1e-5, there 1e-12.
+           3. Biases of feed-forward layers and attention outputs begin at 0, there as torch's layers do.
+           4. Frequencies of the time embedding are those of `nn/time.py`.
+
 Shapes   B batch, L history length, D width; x_t, x0_hat (B, D); t (B,); conditions (B, D).
 """
 

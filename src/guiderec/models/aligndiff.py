@@ -25,6 +25,8 @@ Departs    1. U and V are orthogonal by construction; the public code has one or
               is `energy.correction.where = "end"`.
           10. The positions of the levels begin as short as the items (`init_std`), so that h is about the items.
           11. All noise is named by the row and the position, so that a request always has the same answer.
+          12. Posterior variance in sampling; the public code takes beta at all steps but one. For the blocks of the
+              denoiser see `diffusion/sequence.py`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ Departs    1. Keys at padding are masked. The public code masks the queries at p
            4. x_T, lambda and the noise of the steps are named by the row, so that a request always has the same answer.
            5. Posterior variance in sampling; the public code takes beta (its "fixed large") at all steps but one.
            6. An empty history is one padding position; padding never takes part in anything else.
+           7. Dropout, GELU, norms and biases of the blocks: see `diffusion/sequence.py`.
 """
 
 from __future__ import annotations
