@@ -183,6 +183,59 @@ def test_an_mlp_has_so_many_hidden_layers(layers: int, linear: int):
     assert all(shape == (2 * D, 2 * D) for shape in weights[1:-1])
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@torch.no_grad()
+def test_an_mlp_one_number_at_a_time(layers: int):
+    """ELU after the first hidden layer, the exact GELU after every other, and no bias at the end."""
+    energy, x = built(MLPNetwork(layers=layers)), vectors()
+    hidden = [module for module in energy.hidden if isinstance(module, nn.Linear)]
+    for row, found in zip(x.tolist(), energy(x).tolist(), strict=True):
+        values = row
+        for number, layer in enumerate(hidden):
+            sums = [
+                b + sum(w * value for w, value in zip(weights, values, strict=True))
+                for weights, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+            ]
+            if number == 0:
+                values = [v if v > 0 else math.exp(v) - 1 for v in sums]
+            else:
+                values = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in sums]
+        expected = sum(w * value for w, value in zip(energy.output.weight[0].tolist(), values, strict=True))
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+@torch.no_grad()
+def test_a_transformer_one_row_and_piece_at_a_time():
+    energy, x = built(NETWORKS[3]), vectors()
+    for row, found in zip(x, energy(x).tolist(), strict=True):
+        states = torch.stack([energy.entry(row[4 * i : 4 * i + 4]) + energy.places[i] for i in range(2)])[None]
+        for block in energy.blocks:
+            states = block(states, torch.ones(1, 1, 2, 2, dtype=torch.bool))
+        middle = (states[0, 0] + states[0, 1]) / 2
+        centred = middle - middle.mean()
+        normed = energy.norm.weight * centred / (centred.square().mean() + energy.norm.eps).sqrt()
+        assert found == pytest.approx(float(normed @ energy.output.weight[0]), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", [MLPNetwork, TransformerNetwork])
+def test_energies_drop_out_in_training_alone(kind: Any):
+    x = vectors(64, dtype=torch.float32)
+    for dropout in (0.5, 0.0):
+        energy = kind(dropout=dropout).build(D)
+        first, second = energy.train()(x), energy(x)
+        assert torch.equal(first, second) == (dropout == 0)
+        assert torch.equal(energy.eval()(x), energy(x))
+
+
+def test_an_mlp_begins_uniform_and_without_biases():
+    """Within the bounds of Xavier and over all of their range."""
+    for layer in MLPNetwork().build(64).modules():
+        if isinstance(layer, nn.Linear):
+            bound = math.sqrt(6 / sum(layer.weight.shape))
+            assert 0.9 * bound < float(layer.weight.detach().abs().max()) <= bound
+            assert layer.bias is None or not layer.bias.any()
+
+
 def test_tokens_must_divide_the_width():
     with pytest.raises(ValueError, match="a width of 8 cannot be cut into 3 tokens"):
         TransformerNetwork(tokens=3, heads=2).build(D)

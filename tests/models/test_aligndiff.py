@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from guiderec.diffusion.objectives import Draw
 from guiderec.diffusion.schedule import TruncatedLinear
 from guiderec.errors import ConfigError
 from guiderec.models.aligndiff import AlignDiff, AlignDiffConfig, MultiLevel
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.orthogonal import LevelAttention, OrthogonalMatrix
 from guiderec.nn.time import sinusoid
 from guiderec.nn.transformer import PreNormBlock
@@ -74,7 +76,8 @@ def slow_h(model: AlignDiff, history: list[int]) -> Tensor:
     if model.levels is None:
         return torch.zeros(DIM, dtype=torch.float64)
     items = history[-L:] or [0]
-    return model.levels(model.items.weight[items][None], torch.tensor([[item != 0 for item in items]]))[0]
+    vectors = model.item_dropout(model.items.weight[items])
+    return model.levels(vectors[None], torch.tensor([[item != 0 for item in items]]))[0]
 
 
 def slow_prediction(
@@ -83,7 +86,7 @@ def slow_prediction(
     """x0_hat (D,) of one history under h (D,), before the final norm."""
     items = history[-L:] or [0]
     n, network = len(items), model.denoiser
-    vectors = model.items.weight[items]
+    vectors = model.item_dropout(model.items.weight[items])
     if model.positions is not None:
         vectors = vectors + model.positions.table.weight[list(range(n - 1, -1, -1))]
     e = norm(vectors, model.item_norm)
@@ -96,9 +99,9 @@ def slow_prediction(
         z.append(e[i] + h * e[i] + 0.4 * (1 + drawn) * (x_t + time))  # Eq. 7, lambda from N(0.4, 0.4^2)
     x = torch.stack(z)
     for block in network.blocks:
-        x = x + attention(block.attention, norm(x, block.attention_norm))
-        x = x + block.feedforward(norm(x, block.feedforward_norm))
-    return x[-1]
+        x = x + block.dropout(attention(block.attention, norm(x, block.attention_norm)))
+        x = x + block.dropout(block.feedforward(norm(x, block.feedforward_norm)))
+    return network.dropout(x[-1])
 
 
 def slow_gradient(model: AlignDiff, x: Tensor) -> Tensor:
@@ -129,6 +132,22 @@ def slow_guided(model: AlignDiff, history: list[int], key: int, x: Tensor, t: in
     else:
         x0 = norm((1 + w) * liked - w * free, final)
     return slow_correction(model, x0, "every_step")
+
+
+def dropped_by_column(layer: Dropout, x: Tensor) -> Tensor:
+    """What stands in for dropout where its place is tested: a factor for each column, which no norm takes back."""
+    return x * (1 + layer.p * torch.arange(x.shape[-1], dtype=x.dtype).cos())
+
+
+def numerical_slope(value: Callable[[], float], parameter: Tensor, direction: Tensor, step: float = 1e-6) -> float:
+    """The central difference of `value` as `parameter` moves in `direction`."""
+    start, ends = parameter.detach().clone(), []
+    with torch.no_grad():
+        for sign in (1, -1):
+            parameter.copy_(start + sign * step * direction)
+            ends.append(value())
+        parameter.copy_(start)
+    return (ends[0] - ends[1]) / (2 * step)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -217,6 +236,36 @@ def test_loss_is_that_of_the_slow_reading(name: str):
         assert float(parts[term]) == pytest.approx(float(value), rel=1e-6)
 
 
+@torch.no_grad()
+def test_dropout_stands_before_the_norms(monkeypatch: pytest.MonkeyPatch):
+    """In LN(Dropout(e)) and LN(Dropout(Blocks(z))), as in the public code: with what is known to be dropped."""
+    monkeypatch.setattr(Dropout, "forward", dropped_by_column)
+    changes = {"dropout": 0.3, "embedding_dropout": 0.6, "energy.name": "none", "positions": True}
+    model, query = make(changes), batch_of(ROWS, first_key=3)
+    x, t = torch.randn(len(ROWS), DIM, dtype=torch.float64), torch.full((len(ROWS),), 2)
+    for row, (history, _) in enumerate(ROWS):
+        items = torch.tensor([history[-L:] or [0]])
+        network, h = model.binder(NOISE)(items, query.key[row : row + 1])
+        found = model.guided(network, h, None)(x[row : row + 1], t[:1])[0]
+        torch.testing.assert_close(found, slow_guided(model, history, 3 + row, x[row], 2), rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_of_the_cross_entropy_is_the_numerical_one():
+    """Through the history, h, the classes, and the target that is noised, which is not held fixed."""
+    model, batch = make(), batch_of(ROWS)
+    model.loss(batch, NOISE)["cross_entropy"].backward()
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if name.startswith("energy"):
+            assert parameter.grad is None
+            continue
+        direction = torch.randn_like(parameter)
+        if name == "items.weight":
+            direction[0] = 0  # padding is never moved
+        slope = numerical_slope(lambda: float(model.loss(batch, NOISE)["cross_entropy"]), parameter, direction)
+        assert float((parameter.grad * direction).sum()) == pytest.approx(slope, rel=1e-5, abs=1e-8), name
+
+
 # ------------------------------------------------------------------------------------------------ what is not repeated
 
 
@@ -255,6 +304,15 @@ def test_one_pass_is_made_where_two_would_be_the_same(options: dict[str, Any], m
     newest = Counting(monkeypatch, PreNormBlock, "last")
     make(options).user_vectors(batch_of(ROWS[:2]), NOISE)
     assert newest.rows == [2] * T
+
+
+@torch.no_grad()
+def test_the_gated_history_is_computed_once_for_each_condition():
+    network, h = make().binder(NOISE)(torch.tensor([[1, 2, 3]]), torch.arange(1))
+    none = torch.zeros_like(h)
+    assert network._history(h) is network._history(h)
+    assert network._history(none) is network._history(none)
+    assert not torch.equal(network._history(h), network._history(none))
 
 
 # ------------------------------------------------------------------------------------------------ guidance

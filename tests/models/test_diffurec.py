@@ -14,6 +14,7 @@ from guiderec.errors import ConfigError
 from guiderec.models.aligndiff import AlignDiff
 from guiderec.models.diffurec import DiffuRec, DiffuRecConfig
 from guiderec.nn.buckets import by_length
+from guiderec.nn.dropout import Dropout
 from guiderec.nn.time import sinusoid
 from guiderec.rng import Noise, subkeys
 from guiderec.testing.oracles import batch_of
@@ -64,7 +65,7 @@ def slow_prediction(model: DiffuRec, history: list[int], key: int, x_t: Tensor, 
     vectors = model.items.weight[items]
     if model.positions is not None:
         vectors = vectors + model.positions.table.weight[list(range(n - 1, -1, -1))]
-    e = F.layer_norm(vectors, (DIM,), model.item_norm.weight, model.item_norm.bias)
+    e = F.layer_norm(model.item_dropout(vectors), (DIM,), model.item_norm.weight, model.item_norm.bias)
     wave = sinusoid(torch.tensor([t * 1000.0 / T], dtype=torch.float64), DIM, dtype=torch.float64)
     time = (F.silu(wave @ network.time.up.weight.T + network.time.up.bias) @ network.time.down.weight.T)[0]
     time = time + network.time.down.bias
@@ -81,10 +82,10 @@ def slow_prediction(model: DiffuRec, history: list[int], key: int, x_t: Tensor, 
 
     for block in network.blocks:
         normed = F.layer_norm(x, (DIM,), block.attention_norm.weight, block.attention_norm.bias)
-        x = x + attention(block.attention, normed, weights_of)
+        x = x + block.dropout(attention(block.attention, normed, weights_of))
         normed = F.layer_norm(x, (DIM,), block.feedforward_norm.weight, block.feedforward_norm.bias)
-        x = x + block.feedforward(normed)
-    return F.layer_norm(x[-1], (DIM,), network.norm.weight, network.norm.bias)
+        x = x + block.dropout(block.feedforward(normed))
+    return F.layer_norm(network.dropout(x[-1]), (DIM,), network.norm.weight, network.norm.bias)
 
 
 VARIANTS = [{}, {"positions": True}, {"padding": "public_code"}]
@@ -125,6 +126,34 @@ def test_generation_is_ancestral_sampling_with_the_slow_reading(options: dict[st
             drawn = NOISE.normal(key, DIM, f"step/{t}", torch.float64)[0]
             x = mean + math.sqrt(beta[t] * before / rest) * drawn
         torch.testing.assert_close(found[row], x, rtol=1e-6, atol=1e-7)
+
+
+@torch.no_grad()
+def test_dropout_stands_before_the_norms(monkeypatch: pytest.MonkeyPatch):
+    """LN(Dropout(e)) and LN(Dropout(Blocks(z))), as in the public code: with a factor for each column in its place."""
+    monkeypatch.setattr(
+        Dropout, "forward", lambda layer, x: x * (1 + layer.p * torch.arange(x.shape[-1], dtype=x.dtype).cos())
+    )
+    model = make(dropout=0.3, embedding_dropout=0.6, positions=True)
+    for history, _ in ROWS:
+        x_t, key = torch.randn(1, DIM, dtype=torch.float64), torch.tensor([3])
+        network = model.denoiser_of(torch.tensor([history[-L:] or [0]]), key, NOISE)
+        found = model.denoiser.norm(network(x_t, torch.tensor([2])))[0]
+        torch.testing.assert_close(found, slow_prediction(model, history, 3, x_t[0], 2, NOISE), rtol=1e-9, atol=1e-9)
+
+
+def test_items_learn_as_history_as_classes_and_as_the_noised_target():
+    """The gradient of the table is the central difference: nothing of the three is held fixed."""
+    model, batch = make(), batch_of(ROWS)
+    table = model.items.weight
+    model.loss(batch, NOISE)["loss"].backward()
+    direction = torch.randn_like(table) * (torch.arange(ITEMS + 1) > 0)[:, None]  # padding is never moved
+    ends, start = [], table.detach().clone()
+    with torch.no_grad():
+        for step in (1e-6, -1e-6):
+            table.copy_(start + step * direction)
+            ends.append(float(model.loss(batch, NOISE)["loss"]))
+    assert float((table.grad * direction).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
 
 
 @torch.no_grad()
