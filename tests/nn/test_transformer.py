@@ -129,3 +129,18 @@ def test_hidden_units_have_their_own_dropout(norm: str):
 
     assert rates() == [0.5, 0.5] * 2
     assert rates(hidden_dropout=0.0) == [0.0, 0.5] * 2
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_attention_weights_have_a_dropout_of_their_own(norm: str):
+    """0 where everything else is dropped, and above 0 where nothing else is."""
+    x = torch.randn(3, 5, 8)
+    for dropout, attention_dropout in [(0.0, 0.5), (0.5, 0.0)]:
+        encoder = TransformerEncoder(
+            8, layers=1, heads=2, hidden=16, dropout=dropout, attention_dropout=attention_dropout, norm=norm
+        )
+        attention = encoder.blocks[0].attention
+        visible = two_sided_mask(torch.ones(3, 5, dtype=torch.bool))
+        assert torch.equal(attention(x, visible), attention(x, visible)) == (attention_dropout == 0)
+        assert not torch.equal(encoder(x, visible), encoder(x, visible))
+        assert torch.equal(encoder.eval()(x, visible), encoder(x, visible))

@@ -18,10 +18,17 @@ class PreNormBlock(nn.Module):
     """`x + attention(norm(x))`, then `x + feedforward(norm(x))` (Xiong et al. 2020)."""
 
     def __init__(
-        self, dim: int, heads: int, hidden: int, dropout: float = 0.0, *, hidden_dropout: float | None = None
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        dropout: float = 0.0,
+        *,
+        hidden_dropout: float | None = None,
+        attention_dropout: float | None = None,
     ) -> None:
         super().__init__()
-        self.attention = SelfAttention(dim, heads, dropout)
+        self.attention = SelfAttention(dim, heads, dropout if attention_dropout is None else attention_dropout)
         self.feedforward = FeedForward(dim, hidden, dropout if hidden_dropout is None else hidden_dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.feedforward_norm = nn.LayerNorm(dim)
@@ -42,10 +49,17 @@ class PostNormBlock(nn.Module):
     """`norm(x + attention(x))`, then `norm(x + feedforward(x))` (Vaswani et al. 2017)."""
 
     def __init__(
-        self, dim: int, heads: int, hidden: int, dropout: float = 0.0, *, hidden_dropout: float | None = None
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        dropout: float = 0.0,
+        *,
+        hidden_dropout: float | None = None,
+        attention_dropout: float | None = None,
     ) -> None:
         super().__init__()
-        self.attention = SelfAttention(dim, heads, dropout)
+        self.attention = SelfAttention(dim, heads, dropout if attention_dropout is None else attention_dropout)
         self.feedforward = FeedForward(dim, hidden, dropout if hidden_dropout is None else hidden_dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.feedforward_norm = nn.LayerNorm(dim)
@@ -65,8 +79,8 @@ class PostNormBlock(nn.Module):
 class TransformerEncoder(nn.Module):
     """A stack of blocks, normalised at both ends where the blocks do not do it themselves.
 
-    `dropout` is that of the input, the attention weights, the residual branches and, unless `hidden_dropout` says
-    otherwise, the hidden units of the position-wise networks.
+    `dropout` is that of the input, the residual branches and, unless `attention_dropout` and `hidden_dropout` say
+    otherwise, the attention weights and the hidden units of the position-wise networks.
 
     Weights of all linear maps are drawn from N(0, std^2), biases are 0, norms are the identity.
     """
@@ -80,6 +94,7 @@ class TransformerEncoder(nn.Module):
         hidden: int,
         dropout: float,
         hidden_dropout: float | None = None,
+        attention_dropout: float | None = None,
         norm: Norm = "pre",
         std: float = 0.02,
     ) -> None:
@@ -88,7 +103,8 @@ class TransformerEncoder(nn.Module):
         self.entry = nn.LayerNorm(dim) if norm == "post" else nn.Identity()
         self.input_dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
-            block(dim, heads, hidden, dropout, hidden_dropout=hidden_dropout) for _ in range(layers)
+            block(dim, heads, hidden, dropout, hidden_dropout=hidden_dropout, attention_dropout=attention_dropout)
+            for _ in range(layers)
         )
         self.exit = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         for module in self.modules():
