@@ -58,6 +58,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "kl_weight": 0.0,
         "answer": "target",
     },
+    "caser": {"dim": 32, "targets": 1, "dropout": 0.1},
     "comirec": {"dim": 32, "interests": 3, "max_length": 10},
     "dimerec": {"dim": 64, "interests": 3, "schedule": {"name": "exp", "steps": 10}},
     "adigrec": {"dim": 64, "guidance": {"name": "both", "interests": 3}, "schedule": {"name": "exp", "steps": 10}},
@@ -89,6 +90,12 @@ CLAIMS: dict[str, dict[str, Any]] = {
         "steps": 300,
         "planted_at": 5,  # the same, through a noisy latent vector: the neighbourhood is found
         "planted_recall": 0.6,
+    },
+    "caser": {
+        "noise_in_loss": True,
+        "learning_rate": 1e-2,
+        "steps": 100,
+        "planted_at": 3,  # negatives are never items of the row, so nothing pushes the items of the history down
     },
     "comirec": {
         "noise_in_loss": True,
