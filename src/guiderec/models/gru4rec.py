@@ -284,7 +284,7 @@ class GRU4Rec(EmbeddingRecommender):
         drawn = self.draw(objective.samples, noise)
         vectors = self.output(torch.cat([target, drawn]))  # one look-up, so that the table gets one gradient
         wanted, against = vectors[: len(target)], vectors[len(target) :]
-        total = states.new_zeros(())
+        total = 0.0 * (states.sum() + vectors.sum())  # has a gradient also where nothing is compared
         for h, y, ids in zip(states.split(rows), wanted.split(rows), target.split(rows), strict=True):
             if len(h) == 0 or len(h) + len(drawn) == 1:
                 continue
