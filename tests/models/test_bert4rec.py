@@ -139,6 +139,10 @@ def test_rows_of_all_lengths_have_the_states_that_they_have_alone(layers: int):
         torch.testing.assert_close(together[row], built.scores(batch_of([pair]), Noise(0))[0])
 
 
+def test_no_rows_have_no_scores():
+    assert make().scores(batch_of(ROWS).rows(slice(0, 0)), Noise(0)).shape == (0, ITEMS + 1)
+
+
 # ------------------------------------------------------------------------------------------------ the loss
 
 
