@@ -244,6 +244,9 @@ def test_initialisation():
     assert model.config.objective == binary
     loss = model.loss(batch_of(ruleless_rows(2000, 9, 200)), NOISE)["loss"].item()
     assert loss == pytest.approx(2 * math.log(2), abs=0.01)  # every item is as likely as not
+    longer = Caser(CaserConfig(init_std=0.5), 2000)
+    assert longer.items.weight[1:].std().item() == pytest.approx(0.5, rel=0.02)
+    assert longer.outputs.weight[1:, :-1].std().item() == pytest.approx(1 / 50, rel=0.02)
 
 
 def test_dropout_is_active_in_training_only():
@@ -267,6 +270,7 @@ def test_no_rows_have_no_scores():
         ({"window": 0}, "'window' = 0"),
         ({"targets": 0}, "'targets' = 0"),
         ({"dropout": 1.0}, "'dropout' = 1.0"),
+        ({"init_std": 0}, "'init_std' = 0"),
         ({"windw": 3}, "Did you mean 'window'"),
     ],
 )
@@ -278,5 +282,5 @@ def test_impossible_options(options: dict[str, Any], message: str):
 def test_defaults_are_those_of_the_authors():
     config = CaserConfig()
     assert (config.dim, config.window, config.targets) == (50, 5, 3)
-    assert (config.horizontal, config.vertical, config.dropout) == (16, 4, 0.5)
+    assert (config.horizontal, config.vertical, config.dropout, config.init_std) == (16, 4, 0.5, None)
     assert config.objective == BinaryCrossEntropy(negatives=3)

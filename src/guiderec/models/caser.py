@@ -60,6 +60,9 @@ class CaserConfig(ModelConfig):
     """Horizontal filters of each height 1..L; 0 leaves them out."""
     vertical: int = Field(4, ge=0)
     """Vertical filters; 0 leaves them out."""
+    init_std: float | None = Field(None, gt=0)
+    """Deviation of the initial items; None is 1 / D. Items this short begin far below the biases of the filters, and it
+    takes many steps until anything depends on the history: where there are few, begin with longer ones."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """Probability of dropping what a filter found."""
     predict: Literal["every_position", "last_position"] = "every_position"
@@ -79,15 +82,15 @@ class CaserConfig(ModelConfig):
 class Caser(EmbeddingRecommender):
     """Convolutions over the vectors of the newest items; the output table has a bias.
 
-    Initialisation: items and outputs N(0, 1 / D^2), biases of items 0, filters and the fully connected layer as torch
-    does (uniform within one over the square root of what an output reads).
+    Initialisation: items N(0, init_std^2), outputs N(0, 1 / D^2), biases of items 0, filters and the fully connected
+    layer as torch does (uniform within one over the square root of how many numbers an output reads).
     """
 
     Config: ClassVar[type[ModelConfig]] = CaserConfig
 
     def __init__(self, config: CaserConfig, n_items: int) -> None:
         super().__init__(config, n_items)
-        self.items = item_embedding(n_items, config.dim, std=1 / config.dim)
+        self.items = item_embedding(n_items, config.dim, std=config.init_std or 1 / config.dim)
         self.horizontal = Horizontal(config.dim, config.window, config.horizontal) if config.horizontal else None
         self.vertical = Vertical(config.window, config.vertical) if config.vertical else None
         self.dropout = Dropout(config.dropout)
