@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from guiderec.data.batch import Query
-from guiderec.evaluation.ranking import BLOCK_SCORES, ranks_and_top_k, top_k
+from guiderec.evaluation.ranking import BLOCK_SCORES, ranks_both_ways, top_k
 from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.rng import Noise
 
@@ -66,7 +66,9 @@ def measure(side: str, users: int, items: int, width: int, k: int, repeats: int)
 
     sides: dict[str, Callable[[], Tensor]] = {
         "blocks": lambda: top_k(model, query, k, Noise(0))[1],
-        "blocks with target ranks": lambda: ranks_and_top_k(model, query, target, k, Noise(0))[1],
+        "blocks with target ranks": lambda: ranks_both_ways(
+            model, query, target, k, Noise(0), seen=query.history, listed="keep"
+        )[1],
         "full matrix": full,
     }
     before = _resident()

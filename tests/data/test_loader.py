@@ -40,7 +40,7 @@ def by_hand(length: int) -> list[tuple[tuple[int, ...], int, int]]:
 
 @pytest.mark.parametrize("length", [1, 3, 7])
 def test_in_order_equals_a_slow_loop(rows, length):
-    assert pairs(Loader.in_order(rows, 4, length).batches(0)) == by_hand(length)
+    assert pairs(Loader(rows, batch_size=4, max_length=length, shuffle=False).batches(0)) == by_hand(length)
 
 
 def test_the_last_batch_may_be_smaller_and_no_row_is_lost(rows):

@@ -82,7 +82,7 @@ def make_rows(n: int = 101, *, rule: bool = True, seed: int = 0) -> Rows:
 
 
 def recall(model: Tiny, rows: Rows, k: int) -> float:
-    batch = next(Loader.in_order(rows, len(rows), LENGTH).batches(0)).to(model.device)
+    batch = next(Loader(rows, batch_size=len(rows), max_length=LENGTH, shuffle=False).batches(0)).to(model.device)
     top = model.scores(batch, Noise(0))[:, 1:].topk(k).indices + 1
     return (top == batch.target[:, None]).any(dim=1).float().mean().item()
 

@@ -6,8 +6,7 @@ of the split. Filters do not commute: `KCore` after `MinimumRating` counts the e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,7 @@ from pydantic import Field
 
 from guiderec.config import Part
 from guiderec.data.interactions import Interactions, encode
-from guiderec.errors import ConfigError, DataError, nearest
+from guiderec.errors import DataError
 
 
 class KCore(Part):
@@ -89,22 +88,6 @@ class DropDuplicates(Part):
         first = interactions.frame.group_by(keys).agg(pl.col("row").min())
         rows = first.select("row").collect(engine="streaming")["row"]
         return interactions.keep(pl.col("row").is_in(rows.implode()), self.to_plain())
-
-
-FILTERS: dict[str, type[KCore | MinimumRating | MinimumLength | DropDuplicates]] = {
-    "k-core": KCore,
-    "minimum-rating": MinimumRating,
-    "minimum-length": MinimumLength,
-    "drop-duplicates": DropDuplicates,
-}
-
-
-def filter_from_plain(data: Mapping[str, Any]) -> KCore | MinimumRating | MinimumLength | DropDuplicates:
-    """The filter that `to_plain` described. Raises ConfigError for an unknown name, with the nearest."""
-    name = str(data.get("name"))
-    if name not in FILTERS:
-        raise ConfigError(f"'{name}' is not a filter.{nearest(name, FILTERS)}", hint=f"one of {', '.join(FILTERS)}.")
-    return FILTERS[name].from_plain(data)
 
 
 Pairs = tuple[NDArray[np.int32], NDArray[np.int32]]

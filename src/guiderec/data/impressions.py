@@ -34,7 +34,6 @@ PARTS = ("train", "valid", "test")
 COLUMNS = ("user", "time", "history", "clicked", "unclicked")
 LISTS = ("history", "clicked", "unclicked")
 HINT = "columns: user, time, and lists of items history (oldest first), clicked, unclicked"
-_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def read_impressions(source: str | Path | pl.DataFrame) -> pl.DataFrame:

@@ -29,7 +29,7 @@ class Loader:
 
     >>> from guiderec.data.sequences import Sequences
     >>> rows = Rows.every_prefix(Sequences.from_lists([[3, 1, 4], [1, 5]]))
-    >>> [batch.target.tolist() for batch in Loader.in_order(rows, batch_size=2, max_length=2).batches(0)]
+    >>> [batch.target.tolist() for batch in Loader(rows, batch_size=2, max_length=2, shuffle=False).batches(0)]
     [[1, 4], [5]]
     """
 
@@ -77,11 +77,6 @@ class Loader:
                 "Loader: there are no rows to make batches of.",
                 hint="sequences need at least two items to have a history and a target",
             )
-
-    @classmethod
-    def in_order(cls, rows: Rows, batch_size: int, max_length: int) -> Self:
-        """Every row once, in its own order: for evaluation."""
-        return cls(rows, batch_size=batch_size, max_length=max_length, shuffle=False)
 
     def shard(self, rank: int, world: int) -> Self:
         """The same batches as seen by process `rank` of `world`."""

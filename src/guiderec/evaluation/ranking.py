@@ -129,23 +129,6 @@ def target_ranks(
         return _ranks(blocks, target, query.candidates, exclude)[0]
 
 
-def ranks_and_top_k(
-    model: Recommender,
-    query: Query,
-    target: Tensor,
-    k: int,
-    noise: Noise,
-    *,
-    exclude: Tensor | None = None,
-    block_items: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`target_ranks` (B,) and the items (B, k) of `top_k`, asking the model once."""
-    with inference(model):
-        blocks = ScoreBlocks(model, query, noise, block_items=block_items)
-        listing = RunningTopK(k, query.candidates, exclude)
-        return _ranks(blocks, target, query.candidates, exclude, listing)[0], listing.items
-
-
 def ranks_both_ways(
     model: Recommender,
     query: Query,

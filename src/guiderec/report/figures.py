@@ -429,9 +429,6 @@ def _draw_coverage(panel: Axes, found: Coverage, colour: str, theme: Theme) -> N
     panel.legend(keys, ["items", "generated"], loc="upper right", bbox_to_anchor=(1.0, 0.0), ncols=2)
 
 
-Curve = list[tuple[float, float]]
-
-
 def _steering_figure(procedure: Mapping[str, Any], name: str, record: str) -> Picture:
     where, label = steering.where(record), record.partition("-")[2]
     recall = f"recall@{procedure['cutoff']}"

@@ -80,11 +80,6 @@ class Catalogue:
             return CategoryWish(category=self.known_category(said.category))
         return ItemWish(item=self.known(said.item))
 
-    def category_of(self, item: RawId) -> str | None:
-        """The category of an item of the catalogue, where known."""
-        j = self.vocabulary.find(item)
-        return None if j is None else self._category_of(j)
-
     def search(self, words: str, limit: int) -> list[Item]:
         """Items whose name or id contains the text, in any case: the id itself, beginnings, words, the rest.
 

@@ -136,9 +136,6 @@ class Likes(Part):
         return _nth(listed, allowed, (uniform * allowed.sum(dim=1)).long())
 
 
-Procedure = Annotated[Dislikes | Likes, Field(discriminator="name")]
-
-
 _KINDS: dict[str, Dislikes | Likes] = {
     "dislikes": Dislikes(),
     "likes": Likes(),
