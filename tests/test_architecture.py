@@ -25,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "diffusion": {"nn"},
     "models": {"nn", "diffusion", "data.batch", "data.sequences", "data.cooccurrence"},
     "training": {"data", "models.base"},
-    "evaluation": {"data", "models.base"},
+    "evaluation": {"data", "nn.interests", "models.base"},
     "steering": {"data", "models.base", "evaluation"},
     "report": {"evaluation"},
     "recipes": {"data", "nn", "diffusion", "models", "training", "evaluation", "steering", "report", "model"},

@@ -34,7 +34,8 @@ from guiderec.data.sequences import Ids, Rows
 from guiderec.errors import ConfigError, DataError, ScoreError
 from guiderec.evaluation.evaluate import SumOver, batches, require_once
 from guiderec.evaluation.ranking import inference
-from guiderec.models.base import EmbeddingRecommender, Recommender
+from guiderec.models.base import Recommender, ranks_by_vectors
+from guiderec.nn.interests import best_interest
 from guiderec.rng import Noise, numpy_generator
 
 WIDTHS = (4.0, 2.0, 1.0, 0.5, 0.25)
@@ -129,7 +130,7 @@ def generated(
     ScoreError
         For a vector that is not finite, with its row and user.
     """
-    if not isinstance(model, EmbeddingRecommender) or type(model).scores is not EmbeddingRecommender.scores:
+    if not ranks_by_vectors(model):
         raise ConfigError(
             f"{type(model).__name__} does not rank by vectors, so there is no distribution of them to look at.",
             hint="take a model that generates the embedding of the next item",
@@ -142,7 +143,7 @@ def generated(
         vectors = torch.zeros(len(rows), items.shape[1])
         for index, batch in batches(rows, max_length, batch_size, shard, model.device):
             found = model.user_vectors(batch, noise).float()
-            vectors[torch.from_numpy(index)] = nearest_interest(found, items[batch.target]).cpu()
+            vectors[torch.from_numpy(index)] = best_interest(found, items[batch.target]).cpu()
             times[torch.from_numpy(index)] += 1
             interests = found.shape[1]
     if sum_over is not None:
@@ -158,12 +159,6 @@ def generated(
         )
     vectors, items = vectors.clone(), items.cpu().clone()  # outside, so that others may use them with gradients
     return Generated(vectors, items, rows.targets(), rows.users(), rows.keys(), interests)
-
-
-def nearest_interest(interests: Tensor, target: Tensor) -> Tensor:
-    """(B, D) of the interests (B, K, D) of each row the one with the largest inner product with `target` (B, D)."""
-    best = torch.einsum("bkd,bd->bk", interests, target).argmax(dim=1)
-    return interests[torch.arange(len(best), device=best.device), best]
 
 
 def mmd(

@@ -42,7 +42,7 @@ from torch import Tensor
 from guiderec.data.batch import PADDING
 from guiderec.errors import CheckpointError, ConfigError
 from guiderec.evaluation.ranking import BLOCK_SCORES, RunningTopK, from_candidates
-from guiderec.models.base import EmbeddingRecommender, Recommender
+from guiderec.models.base import EmbeddingRecommender, Recommender, ranks_by_vectors
 from guiderec.rng import key_of, numpy_generator
 
 FORMAT = 1
@@ -328,7 +328,7 @@ def item_vectors(recommender: Recommender) -> Tensor:
 
 def recommender_of_vectors(recommender: Recommender) -> EmbeddingRecommender:
     """The model itself, if it ranks by inner product; else a ConfigError."""
-    if isinstance(recommender, EmbeddingRecommender) and type(recommender).scores is EmbeddingRecommender.scores:
+    if ranks_by_vectors(recommender):
         return recommender
     raise ConfigError(f"{type(recommender).__name__} does not rank by inner product, so an index cannot serve it.")
 

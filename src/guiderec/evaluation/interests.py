@@ -37,7 +37,7 @@ from guiderec.evaluation.intervals import bootstrap_interval
 from guiderec.evaluation.metrics import Values
 from guiderec.evaluation.ranking import RunningTopK, ScoreBlocks, Seen, inference
 from guiderec.evaluation.significance import require_same_rows
-from guiderec.models.base import EmbeddingRecommender, Recommender, Routed
+from guiderec.models.base import EmbeddingRecommender, Recommender, Routed, ranks_by_vectors
 from guiderec.rng import Noise
 
 MEASURES = (
@@ -108,7 +108,7 @@ def interests(
     DataError
         For no rows.
     """
-    if not isinstance(model, EmbeddingRecommender) or type(model).scores is not EmbeddingRecommender.scores:
+    if not ranks_by_vectors(model):
         raise ConfigError(
             f"{type(model).__name__} does not rank by vectors, so it has no interests to look at.",
             hint="take a model with user and item vectors",

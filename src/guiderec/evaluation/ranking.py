@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from guiderec.data.batch import PADDING, Query
 from guiderec.errors import ConfigError, DataError, ScoreError
-from guiderec.models.base import CandidateIndex, EmbeddingRecommender, Recommender
+from guiderec.models.base import CandidateIndex, EmbeddingRecommender, Recommender, ranks_by_vectors
 from guiderec.rng import Noise
 
 Seen = Literal["keep", "mask"]
@@ -208,8 +208,7 @@ class ScoreBlocks:
         self._key = query.key
         self.n_items = model.n_items
         self.users: Tensor | None = None
-        # A model may inherit from EmbeddingRecommender and still score in its own way; then its scores count.
-        if isinstance(model, EmbeddingRecommender) and type(model).scores is EmbeddingRecommender.scores:
+        if ranks_by_vectors(model):
             users = model.user_vectors(query, noise)
             _require_shape("user_vectors", users, (len(query), None, None))
             self.users = users.to(torch.promote_types(users.dtype, torch.float32))
@@ -315,7 +314,7 @@ def _index_for(model: Recommender, query: Query) -> CandidateIndex | None:
     """
     if not isinstance(model, EmbeddingRecommender) or model.index is None or query.candidates is not None:
         return None
-    if type(model).scores is not EmbeddingRecommender.scores:
+    if not ranks_by_vectors(model):
         raise ConfigError(f"{type(model).__name__} does not rank by inner product, so an index cannot serve it.")
     if model.index.n_items != model.n_items:
         raise ConfigError(f"The index has {model.index.n_items:,} items, the model {model.n_items:,}.")

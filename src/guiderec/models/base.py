@@ -8,7 +8,7 @@ A model is constructed from its `Config` and the number of items, knows one devi
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeGuard, runtime_checkable
 
 import torch
 from pydantic import Field, model_validator
@@ -137,6 +137,11 @@ class EmbeddingRecommender(Recommender):
     def scores(self, query: Query, noise: Noise) -> Tensor:
         """(B, I + 1) inner product with the best interest."""
         return (self.user_vectors(query, noise) @ self.item_vectors().T).amax(dim=1)
+
+
+def ranks_by_vectors(model: Recommender) -> TypeGuard[EmbeddingRecommender]:
+    """Whether scores are inner products. A model may inherit from EmbeddingRecommender and still score its own way."""
+    return isinstance(model, EmbeddingRecommender) and type(model).scores is EmbeddingRecommender.scores
 
 
 @runtime_checkable

@@ -145,7 +145,7 @@ class ComiRec(EmbeddingRecommender):
         return interests, weights
 
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """`{"loss", "next_item", "covariance"}`: the objective of the best interest, and L_reg unweighted."""
+        """`{"loss"}`, the objective of the best interest; with L_reg also `next_item` and `covariance`, unweighted."""
         interests, weights = self.interests(batch)
         best = best_interest(interests, self.items(batch.target))
         next_item = self._next_item(best, batch.target, noise)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from guiderec.data.batch import Batch, Query
 from guiderec.evaluation.ranking import top_k
-from guiderec.models.base import EmbeddingRecommender, Recommender, Routed
+from guiderec.models.base import EmbeddingRecommender, Recommender, Routed, ranks_by_vectors
 from guiderec.rng import Noise, seed_everything
 from guiderec.testing.oracles import (
     Row,
@@ -184,7 +184,7 @@ class ModelConformance:
         """
         model, query = self._briefly_trained(), self._query()
         with torch.no_grad():
-            if isinstance(model, EmbeddingRecommender) and type(model).scores is EmbeddingRecommender.scores:
+            if ranks_by_vectors(model):
                 assert model.user_vectors(query, Noise(0)).shape[:2] == (len(query), model.n_interests)
             if isinstance(model, Routed):
                 weights = model.routing(query)
