@@ -46,6 +46,14 @@ def test_describe_log(log, capsys):
     assert "time          2014-05-13T16:53:20+00:00 to 2014-05-13T23:53:20+00:00" in text
 
 
+def test_describe_refuses_columns_of_a_split(log, tmp_path, capsys):
+    folder = tmp_path / "split"
+    assert main(["data", "prepare", str(log), str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["data", "describe", str(folder), "--user", "userId", "--time", "timestamp"]) == 2
+    assert capsys.readouterr().err == f"error: {folder} is a split, not a log: --user, --time cannot apply to it.\n"
+
+
 def test_prepare_describe_doctor(log, tmp_path, capsys):
     folder = tmp_path / "split"
     options = ["--protocol", "user-split", "--set", "seed=3", "--set", "max_items=5", "--k-core", "2"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,31 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from guiderec.bulk import Engine
-    from guiderec.data.dataset import Dataset
-    from guiderec.data.interactions import Interactions
-
-
-@dataclass(frozen=True)
-class Source:
-    """A log, how to read it, or a prepared split."""
-
-    path: Path
-    columns: dict[str, str | None]
-    """Columns of the log by role."""
-    time_unit: Any
-    order: Any
-
-    def read(self) -> Interactions | Dataset:
-        """The log, lazily, or the split."""
-        from guiderec.data.interactions import Interactions
-        from guiderec.data.prepared import load
-        from guiderec.errors import ConfigError
-
-        if not self.path.is_dir():
-            return Interactions.read(self.path, **self.columns, time_unit=self.time_unit, order=self.order)
-        if given := [f"--{role}" for role, column in self.columns.items() if column]:
-            raise ConfigError(f"{self.path} is a split, not a log: {', '.join(given)} cannot apply to it.")
-        return load(self.path)
+    from guiderec.cli.data import Source
 
 
 def recommend_to_everybody(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +28,29 @@ Unit = Annotated[Literal["s", "ms", "us", "ns"], typer.Option("--time-unit", hel
 Order = Annotated[Literal["time", "row"], typer.Option("--order", help="What orders the events of a user.")]
 
 
+@dataclass(frozen=True)
+class Source:
+    """A log and how to read it, or a prepared split."""
+
+    path: Path
+    columns: dict[str, str | None]
+    """Columns of the log by role."""
+    time_unit: Any
+    order: Any
+
+    def read(self) -> Interactions | Dataset:
+        """The log, lazily, or the split. ConfigError for columns of a split, which is no log."""
+        from guiderec.data.interactions import Interactions
+        from guiderec.data.prepared import load
+        from guiderec.errors import ConfigError
+
+        if not self.path.is_dir():
+            return Interactions.read(self.path, **self.columns, time_unit=self.time_unit, order=self.order)
+        if given := [f"--{role}" for role, column in self.columns.items() if column]:
+            raise ConfigError(f"{self.path} is a split, not a log: {', '.join(given)} cannot apply to it.")
+        return load(self.path)
+
+
 @app.command()
 def describe(
     path: Annotated[Path, typer.Argument(help="A log, or the folder of a prepared split.", metavar="LOG|SPLIT")],
@@ -42,17 +66,16 @@ def describe(
 
     Example: guiderec data describe splits/beauty
     """
+    from guiderec.data.dataset import Dataset
     from guiderec.data.describe import describe as describe_split
     from guiderec.data.describe import describe_log
-    from guiderec.data.interactions import Interactions
-    from guiderec.data.prepared import load
 
-    if path.is_dir():
-        split = describe_split(load(path))
+    source = Source(path, {"user": user, "item": item, "time": time, "rating": rating}, time_unit, order).read()
+    if isinstance(source, Dataset):
+        split = describe_split(source)
         answer(split, as_json, lambda console: _show_split(console, split))
         return
-    columns = {"user": user, "item": item, "time": time, "rating": rating}
-    log = describe_log(Interactions.read(path, **columns, time_unit=time_unit, order=order))
+    log = describe_log(source)
     answer(log, as_json, lambda console: _show_log(console, log))
 
 

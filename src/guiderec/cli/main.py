@@ -1,6 +1,7 @@
 """`guiderec`: the commands, and how their errors end.
 
-Exit status: 0 done, 2 a problem with the input (one line on stderr), 130 interrupted. A traceback is a fault of ours.
+Exit status: 0 done, 1 a split that `doctor` finds unsound, 2 a problem with the input (one line on stderr), 130
+interrupted. A traceback is a fault of ours.
 """
 
 from __future__ import annotations

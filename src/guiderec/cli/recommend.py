@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from guiderec.cli.bulk import Source, recommend_to_everybody
+from guiderec.cli.bulk import recommend_to_everybody
 from guiderec.cli.console import Json, answer
 from guiderec.cli.data import Item as ItemColumn
-from guiderec.cli.data import Order, Time, Unit, User
+from guiderec.cli.data import Order, Source, Time, Unit, User
 from guiderec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,7 +101,12 @@ def recommend(
     Example: guiderec recommend runs/mine --all-users log.parquet --out lists
     """
     columns = {"user": user, "item": item, "time": time}
-    asked = {"k": k, "exclude_seen": exclude_seen, "guidance_scale": guidance_scale, "diversity": diversity}
+    asked: dict[str, Any] = {
+        "k": k,
+        "exclude_seen": exclude_seen,
+        "guidance_scale": guidance_scale,
+        "diversity": diversity,
+    }
     if all_users is not None:
         _refuse(
             {"--history": history, "--like": like, "--dislike": dislike}
@@ -129,35 +134,73 @@ def recommend(
         "to --all-users",
         hint="add --all-users LOG",
     )
+    _recommend_to_one(
+        run,
+        split_ids(history),
+        Said(split_ids(like), like_category or []),
+        Said(split_ids(dislike), dislike_category or []),
+        index=index,
+        explain=explain,
+        as_json=as_json,
+        **asked,
+    )
+
+
+@dataclass(frozen=True)
+class Said:
+    """What somebody likes or dislikes, as it was typed."""
+
+    items: list[str]
+    categories: list[str]
+
+    def wishes(self) -> list[Wish]:
+        """As the model takes them."""
+        from guiderec.wishes import Category
+
+        return [*self.items, *map(Category, self.categories)]
+
+    def plain(self, model: Model) -> list[Item]:
+        """Items with what to call them, and categories."""
+        return named(model, self.items) + [{"category": name} for name in self.categories]
+
+
+def _recommend_to_one(
+    run: Path,
+    history: list[str],
+    likes: Said,
+    dislikes: Said,
+    *,
+    index: bool,
+    explain: bool,
+    as_json: bool,
+    k: int,
+    exclude_seen: bool,
+    guidance_scale: float | None,
+    diversity: float | None,
+) -> None:
+    """What the command does for one history."""
     from guiderec.api import Model
-    from guiderec.wishes import Category
 
     model = Model.from_pretrained(run, index=index)
-    items, likes, dislikes = split_ids(history), split_ids(like), split_ids(dislike)
-    liked = [*likes, *map(Category, like_category or [])]
-    disliked: list[Wish] = [*dislikes, *map(Category, dislike_category or [])]
+    liked, disliked = likes.wishes(), dislikes.wishes()
     options: dict[str, Any] = {
         "likes": [liked] if liked else None,
         "guidance_scale": guidance_scale,
         "exclude_seen": exclude_seen,
     }
-    recommendations = ranked(model, items, k=k, dislikes=disliked, diversity=diversity, explain=explain, **options)
+    recommendations = ranked(model, history, k=k, dislikes=disliked, diversity=diversity, explain=explain, **options)
     effect = None
     if disliked:  # asked without diversity, which also changes what follows a disliked item, and of all items
         model.detach_index()
         gone = model.meant(disliked)
         reach = min(k + len(gone), len(model.vocabulary))
         steered = (
-            ranked(model, items, k=k, dislikes=disliked, **options)
+            ranked(model, history, k=k, dislikes=disliked, **options)
             if diversity or explain or index
             else recommendations
         )
-        effect = dislike_effect(steered, ranked(model, items, k=reach, **options), named(model, gone))
-    given = {
-        "history": named(model, items),
-        "likes": named(model, likes) + [{"category": name} for name in like_category or []],
-        "dislikes": named(model, dislikes) + [{"category": name} for name in dislike_category or []],
-    }
+        effect = dislike_effect(steered, ranked(model, history, k=reach, **options), named(model, gone))
+    given = {"history": named(model, history), "likes": likes.plain(model), "dislikes": dislikes.plain(model)}
     result = {
         "model": model.name,
         "steers": model.steers,
