@@ -35,8 +35,7 @@ from guiderec.config import Part
 from guiderec.data.batch import PADDING
 from guiderec.data.dataset import Dataset, RawId, Vocabulary
 from guiderec.data.interactions import Interactions
-from guiderec.data.prepared import concatenated
-from guiderec.data.protocols import protocol_from_plain, take
+from guiderec.data.protocols import protocol_from_plain
 from guiderec.data.sequences import Ids, Sequences
 from guiderec.errors import CheckpointError, DataError, nearest
 from guiderec.model import Model
@@ -264,8 +263,8 @@ def _histories(dataset: Dataset) -> tuple[Sequences, pl.Series]:
     """All events of a split as one sequence per user, in ascending order of the users."""
     whole = protocol_from_plain(dataset.protocol).divides == "events"
     parts = (dataset.train, dataset.valid, dataset.test)
-    sequences = dataset.test.sequences if whole else concatenated([part.sequences for part in parts])
-    sequences = take(sequences, np.argsort(sequences.users, kind="stable"))
+    sequences = dataset.test.sequences if whole else Sequences.concatenated([part.sequences for part in parts])
+    sequences = sequences.take(np.argsort(sequences.users, kind="stable"))
     users, counts = np.unique(sequences.users, return_counts=True)
     if (repeated := users[counts > 1]).size:
         first = repeated[0] if dataset.users is None else dataset.users[int(repeated[0])]

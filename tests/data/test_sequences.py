@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guiderec.data.batch import Batch
 from guiderec.data.sequences import Rows, Sequences
 
 lists_of_items = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=7), min_size=1, max_size=6)
@@ -101,3 +103,25 @@ def test_windows_learn_every_item_but_the_first_once(lists, length):
 def test_rows_can_be_taken():
     rows = Rows.every_prefix(Sequences.from_lists([[3, 1, 4], [1, 5]]))
     assert rows.take(np.array([2, 0])).targets().tolist() == [5, 1]
+
+
+def test_next_items_end_in_the_target_also_after_an_empty_history():
+    history, target = torch.tensor([[0, 0, 4, 7, 9], [0, 0, 0, 0, 0], [1, 2, 3, 4, 5]]), torch.tensor([2, 5, 6])
+    batch = Batch(history=history, key=torch.arange(3), target=target)
+    assert batch.next_items.tolist() == [[0, 0, 7, 9, 2], [0, 0, 0, 0, 5], [2, 3, 4, 5, 6]]
+    assert batch.own_items.tolist() == [[0, 0, 4, 7, 9, 2], [0, 0, 0, 0, 0, 5], [1, 2, 3, 4, 5, 6]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(lists_of_items, st.data())
+def test_events_end_at_the_last_target_of_their_sequence(lists, data):
+    places = [(s, p) for s, items in enumerate(lists) for p in range(len(items))]
+    chosen = data.draw(st.lists(st.sampled_from(places), unique=True))
+    sequence, position = np.array(chosen, dtype=np.int64).reshape(-1, 2).T
+    rows = Rows(Sequences.from_lists(lists), sequence, position)
+    last = {s: max(p for of, p in chosen if of == s) for s in {of for of, _ in chosen}}
+    expected = [(s, lists[s][p]) for s, p in places if p <= last.get(s, -1)]
+    assert list(zip(*(column.tolist() for column in rows.events()), strict=True)) == expected
+    if chosen:
+        longest = max(1, max(p for _, p in chosen))
+        assert rows.histories(np.arange(len(rows))).tolist() == [window(lists[s], p, longest) for s, p in chosen]

@@ -78,10 +78,15 @@ class Batch(Query):
 
     @property
     def next_items(self) -> Tensor:
-        """(B, L) the item that followed each position of the history; 0 at padding.
+        """(B, L) the item that followed each position of the history; 0 at padding, but for the newest position.
 
-        history  0 0 4 7 9   target 2
-        result   0 0 7 9 2
+        history  0 0 4 7 9   target 2        0 0 0 0 0   target 5
+        result   0 0 7 9 2                   0 0 0 0 5
         """
-        following = torch.cat([self.history[:, 1:], self.target[:, None]], dim=1)
-        return following * self.mask
+        following = self.history[:, 1:] * self.mask[:, :-1]
+        return torch.cat([following, self.target[:, None]], dim=1)
+
+    @property
+    def own_items(self) -> Tensor:
+        """(B, L + 1) the items of the history and the target: what a drawn negative must not be."""
+        return torch.cat([self.history, self.target[:, None]], dim=1)

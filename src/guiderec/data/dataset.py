@@ -17,6 +17,11 @@ from guiderec.errors import DataError, nearest
 
 RawId = str | int
 
+EVALUATED = ("valid", "test")
+"""The parts of a split that are predicted."""
+PARTS = ("train", *EVALUATED)
+"""All parts of a split."""
+
 _SHOWN = 3
 """Ids in the text of a vocabulary."""
 
@@ -129,7 +134,7 @@ class Dataset:
     """Raw user ids where they are text: `Sequences.users` counts into it. None: the users are the raw integers."""
 
     def __repr__(self) -> str:
-        rows = ", ".join(f"{len(self.part(name)):,} {name}" for name in ("train", "valid", "test"))
+        rows = ", ".join(f"{len(self.part(name)):,} {name}" for name in PARTS)
         optional = ("candidates", "dislikes", "unclicked", "shown", "filters")
         known = [name for name in optional if getattr(self, name)]
         return (
@@ -148,7 +153,7 @@ class Dataset:
         """
         names = np.array(["", *map(str, self.vocabulary.raw)], dtype=object)
         digest = hashlib.sha256()
-        for name in ("train", "valid", "test"):
+        for name in PARTS:
             rows = self.part(name)
             order = np.lexsort((rows.position, rows.sequence))
             ends = np.flatnonzero(np.diff(rows.sequence[order])) + 1
@@ -169,6 +174,6 @@ class Dataset:
 
     def part(self, name: str) -> Rows:
         """`train`, `valid` or `test`."""
-        if name not in ("train", "valid", "test"):
+        if name not in PARTS:
             raise DataError(f"A split has the parts train, valid and test, not {name!r}.")
         return getattr(self, name)

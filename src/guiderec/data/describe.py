@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from guiderec.data import sources
-from guiderec.data.dataset import Dataset
+from guiderec.data.dataset import EVALUATED, Dataset
 from guiderec.data.doctor import is_cold, repeats_earlier
 from guiderec.data.interactions import Interactions
 from guiderec.data.sequences import Ids, Sequences
@@ -40,7 +40,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "repeated": float(repeats_earlier(sequences[0]).mean()),
         },
         "popularity": popularity(sequences[0].items, dataset.n_items),
-        **{part: _evaluation(dataset, part) for part in ("valid", "test")},
+        **{part: _evaluation(dataset, part) for part in EVALUATED},
     }
 
 

@@ -13,12 +13,10 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from guiderec.data.dataset import Dataset
+from guiderec.data.dataset import EVALUATED, Dataset
 from guiderec.data.interactions import Interactions
-from guiderec.data.sequences import Ids, Rows
+from guiderec.data.sequences import Ids, ItemLists, Rows
 from guiderec.errors import DataError
-
-PARTS = ("valid", "test")
 
 
 def with_dislikes(dataset: Dataset, log: Interactions, *, at_most: float) -> Dataset:
@@ -41,7 +39,7 @@ def with_dislikes(dataset: Dataset, log: Interactions, *, at_most: float) -> Dat
         schema_overrides={"item": low.schema["item"]},
     )
     low = low.join(known, on="item", how="inner").with_columns(second=pl.col("time") // log.ticks)
-    found = {part: _per_row(dataset, dataset.part(part), low) for part in PARTS}
+    found = {part: _per_row(dataset, dataset.part(part), low) for part in EVALUATED}
     if not any(rows.any() for rows in found.values()):
         raise DataError(
             f"{log.source}: no user of an evaluation row rated an item {at_most:g} or less after the history "
@@ -71,5 +69,4 @@ def _per_row(dataset: Dataset, rows: Rows, low: pl.DataFrame) -> Ids:
     for row, item in pairs.sort("row", "id").select("row", "id").unique(maintain_order=True).iter_rows():
         if item not in sequences[int(rows.sequence[row])][: int(rows.position[row]) + 1]:
             lists[row].append(item)
-    width = max(1, *(len(items) for items in lists))
-    return np.array([items + [0] * (width - len(items)) for items in lists], dtype=np.int64)
+    return ItemLists.from_lists(lists).padded(np.arange(len(lists)))

@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guiderec.data.batch import PADDING
-from guiderec.data.dataset import Dataset
+from guiderec.data.dataset import EVALUATED, PARTS, Dataset
 from guiderec.data.interactions import MISSING_IDS, SPECIAL_IDS
 from guiderec.data.protocols import protocol_from_plain
 from guiderec.data.sequences import Ids, Rows, Sequences
 
 Status = Literal["ok", "warning", "failure", "skipped"]
-PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def future_in_train(dataset: Dataset) -> Iterable[Finding]:
 
 def empty_histories(dataset: Dataset) -> Iterable[Finding]:
     """Evaluation rows without any item before the target."""
-    for name in ("valid", "test"):
+    for name in EVALUATED:
         lengths = dataset.part(name).history_lengths()
         count = int((lengths == 0).sum())
         text = "rows have an empty history." if count else "every row has a history."
@@ -164,7 +163,7 @@ def empty_histories(dataset: Dataset) -> Iterable[Finding]:
 
 def cold_targets(dataset: Dataset) -> Iterable[Finding]:
     """Targets that no training sequence contains: a model of item ids alone cannot learn them."""
-    for name in ("valid", "test"):
+    for name in EVALUATED:
         count, of = int(is_cold(dataset, name).sum()), len(dataset.part(name))
         text = "targets never occur in training." if count else "every target occurs in training."
         yield Finding("cold-targets", name, "warning" if count else "ok", count, of, text)
@@ -192,7 +191,7 @@ def repeats_earlier(sequences: Sequences) -> NDArray[np.bool_]:
 
     items   3 1 3 | 3 1      result   0 0 1 | 0 0
     """
-    owner = np.repeat(np.arange(len(sequences)), sequences.lengths)
+    owner = sequences.owners
     order = np.lexsort((sequences.items, owner))  # stable: equal items stay in order of position
     again = np.zeros(len(order), dtype=bool)
     again[1:] = (np.diff(owner[order]) == 0) & (np.diff(sequences.items[order]) == 0)

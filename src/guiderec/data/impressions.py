@@ -24,13 +24,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from guiderec.data.dataset import Dataset, Vocabulary
+from guiderec.data.dataset import EVALUATED, PARTS, Dataset, Vocabulary
 from guiderec.data.interactions import encode
 from guiderec.data.protocols import Impressions, ImpressionSplit
 from guiderec.data.sequences import Ids, ItemLists, Sequences
 from guiderec.errors import DataError
 
-PARTS = ("train", "valid", "test")
 COLUMNS = ("user", "time", "history", "clicked", "unclicked")
 LISTS = ("history", "clicked", "unclicked")
 HINT = "columns: user, time, and lists of items history (oldest first), clicked, unclicked"
@@ -122,7 +121,7 @@ def split(source: str | Path | pl.DataFrame, protocol: Impressions | None = None
         name=name,
         users=users,
     )
-    known = {part: _passed_over_before(dataset, part, owner, times, lists) for part in PARTS[1:]}
+    known = {part: _passed_over_before(dataset, part, owner, times, lists) for part in EVALUATED}
     return replace(with_shown(dataset, shown, unclicked), dislikes=known)
 
 
@@ -134,7 +133,7 @@ def with_shown(dataset: Dataset, shown: dict[str, ItemLists], unclicked: dict[st
     dataset = replace(dataset, shown=shown, unclicked=unclicked)
     if dataset.protocol["candidates"] != "impression":
         return dataset
-    return replace(dataset, candidates={part: shown[part].padded(dataset.part(part).sequence) for part in PARTS[1:]})
+    return replace(dataset, candidates={part: shown[part].padded(dataset.part(part).sequence) for part in EVALUATED})
 
 
 def _passed_over_before(dataset: Dataset, part: str, owner: Ids, times: Ids, lists: dict[str, list[Ids]]) -> Ids:

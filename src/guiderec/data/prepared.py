@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from guiderec.data.dataset import Dataset, Fingerprint, Vocabulary
+from guiderec.data.dataset import EVALUATED, PARTS, Dataset, Fingerprint, Vocabulary
 from guiderec.data.impressions import with_shown
 from guiderec.data.interactions import encode
 from guiderec.data.protocols import (
@@ -40,9 +40,7 @@ from guiderec.data.protocols import (
     SessionSplit,
     TrainingRows,
     UserSplit,
-    keep_newest,
     protocol_from_plain,
-    rows_from,
 )
 from guiderec.data.sequences import Ids, ItemLists, Rows, Sequences
 from guiderec.errors import DataError
@@ -50,7 +48,6 @@ from guiderec.errors import DataError
 FORMAT_VERSION = 1
 """Version of the folder format that `save` writes."""
 
-PARTS = ("train", "valid", "test")
 DISLIKES = "dislikes.parquet"
 """What users of evaluation rows really disliked: part, row in it (from 0), item. Optional."""
 
@@ -103,7 +100,7 @@ def load(path: str | Path, *, training_rows: TrainingRows | None = None, max_ite
     read = {name: _sequences(frame, vocabulary, users, folder / f"{name}.parquet") for name, frame in frames.items()}
     name = str(record["name"]) if record else f"{folder.resolve().parent.name}/{folder.resolve().name}"
     if whole:
-        sequences = read["sequences"] if max_items is None else keep_newest(read["sequences"], max_items)
+        sequences = read["sequences"] if max_items is None else read["sequences"].newest(max_items)
         dataset = protocol.dataset(sequences, vocabulary, name=name, users=users)
     else:
         dataset = _dataset_of_parts(protocol, read, frames, vocabulary, users, name=name, max_items=max_items)
@@ -195,20 +192,7 @@ def full_sequences(dataset: Dataset) -> Sequences:
         raise DataError(f"{dataset.name} divides {protocol.divides}, which have no user to divide anew.")
     if protocol.divides == "events":
         return dataset.test.sequences
-    return concatenated([part.sequences for part in (dataset.train, dataset.valid, dataset.test)])
-
-
-def concatenated(parts: list[Sequences]) -> Sequences:
-    """All sequences of `parts`, one after the other. Times are kept when every part has them."""
-    items = np.concatenate([part.items for part in parts])
-    lengths = np.concatenate([part.lengths for part in parts])
-    times = [part.times for part in parts if part.times is not None]
-    return Sequences(
-        items,
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        np.concatenate([part.users for part in parts]),
-        np.concatenate(times) if len(times) == len(parts) else None,
-    )
+    return Sequences.concatenated([part.sequences for part in (dataset.train, dataset.valid, dataset.test)])
 
 
 # --- recognising a folder -----------------------------------------------------------------------------------------
@@ -394,7 +378,7 @@ def _dataset_of_parts(
     max_items: int | None,
 ) -> Dataset:
     if isinstance(protocol, UserSplit) and protocol.max_items is not None:
-        read = {part: keep_newest(sequences, protocol.max_items) for part, sequences in read.items()}
+        read = {part: sequences.newest(protocol.max_items) for part, sequences in read.items()}
     elif max_items is not None:
         raise DataError(f"{name}: max_items is for user splits and leave-one-out, not for {protocol.name}.")
     if isinstance(protocol, UserSplit | SessionSplit | Impressions):
@@ -408,7 +392,7 @@ def _dataset_of_parts(
 def _rows_from_file(sequences: Sequences, frame: pl.DataFrame, part: str) -> Rows:
     if "first_target" not in frame.columns:
         raise DataError(f"{part}.parquet: no column 'first_target' (columns: {', '.join(frame.columns)}).")
-    return rows_from(sequences, frame["first_target"].cast(pl.Int64).to_numpy())
+    return Rows.starting_at(sequences, frame["first_target"].cast(pl.Int64).to_numpy())
 
 
 def _check_fingerprint(folder: Path, record: Mapping[str, Any], found: Fingerprint) -> None:
@@ -469,7 +453,7 @@ def _read_dislikes(dataset: Dataset, path: Path) -> dict[str, Ids]:
     if not {"part", "row", "item"} <= set(frame.columns):
         raise DataError(f"{path}: expected the columns part, row and item, found {', '.join(frame.columns)}.")
     found = {}
-    for part in PARTS[1:]:
+    for part in EVALUATED:
         n = len(dataset.part(part))
         lists: list[list[int]] = [[] for _ in range(n)]
         for row, item in frame.filter(pl.col("part") == part).select("row", "item").iter_rows():
@@ -477,10 +461,7 @@ def _read_dislikes(dataset: Dataset, path: Path) -> dict[str, Ids]:
             if known is None or not 0 <= row < n:
                 raise DataError(f"{path}: {part} row {row}, item {item!r}: not in the split of {n:,} such rows.")
             lists[row].append(known)
-        width = max([1, *map(len, lists)])
-        found[part] = np.array([items + [0] * (width - len(items)) for items in lists], dtype=np.int64).reshape(
-            n, width
-        )
+        found[part] = ItemLists.from_lists(lists).padded(np.arange(n))
     return found
 
 
@@ -532,8 +513,7 @@ def _sequence_frame(dataset: Dataset, sequences: Sequences) -> pl.DataFrame:
     flat = {"items": raw.gather(sequences.items - 1)}
     if sequences.times is not None:
         flat["times"] = pl.Series("times", sequences.times)
-    owner = np.repeat(np.arange(len(sequences)), sequences.lengths)
-    lists = pl.DataFrame({"row": owner, **flat}).group_by("row", maintain_order=True).agg(pl.all())
+    lists = pl.DataFrame({"row": sequences.owners, **flat}).group_by("row", maintain_order=True).agg(pl.all())
     return lists.select(user.alias("user"), pl.all().exclude("row"))
 
 

@@ -23,12 +23,11 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from guiderec.config import Part
 from guiderec.data.dataset import Dataset, Fingerprint, Vocabulary
@@ -40,6 +39,16 @@ if TYPE_CHECKING:
     from guiderec.data.interactions import Interactions
 
 TrainingRows = Literal["last", "every_prefix"]
+
+
+def _shares_of_one(shares: tuple[float, float, float]) -> tuple[float, float, float]:
+    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+        raise ValueError("three shares, none negative, must sum to 1")
+    return shares
+
+
+Shares = Annotated[tuple[float, float, float], AfterValidator(_shares_of_one)]
+"""Of training, validation and test."""
 
 
 class Parts(NamedTuple):
@@ -143,15 +152,10 @@ class UserSplit(Protocol):
     training_rows: TrainingRows = "last"
     seed: int | None = 0
     """Seed of the draw of users; None for a split that was read, not drawn."""
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    fractions: Shares = (0.8, 0.1, 0.1)
     """Shares of users that train, validate and test."""
     max_items: int | None = Field(default=11, ge=2)
     """Newest items kept of each user, target included; None keeps all."""
-
-    @field_validator("fractions")
-    @classmethod
-    def _sum_to_one(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
-        return _checked(fractions)
 
     def split(self, sequences: Sequences) -> Parts:
         """Draw the users. Raises ConfigError when there is no seed, DataError when a user has two sequences."""
@@ -162,9 +166,9 @@ class UserSplit(Protocol):
             raise DataError("user-split needs one sequence per user, and some users have several.")
         drawn = by_user[numpy_generator(self.seed, self.name).permutation(len(sequences))]
         n_train, n_valid = (int(share * len(drawn) + 1e-9) for share in self.fractions[:2])
-        newest = sequences if self.max_items is None else keep_newest(sequences, self.max_items)
+        newest = sequences if self.max_items is None else sequences.newest(self.max_items)
         groups = (drawn[:n_train], drawn[n_train : n_train + n_valid], drawn[n_train + n_valid :])
-        return self.parts(*(take(newest, np.sort(group)) for group in groups))
+        return self.parts(*(newest.take(np.sort(group)) for group in groups))
 
     def parts(self, train: Sequences, valid: Sequences, test: Sequences) -> Parts:
         """Rows of users that are already divided."""
@@ -193,7 +197,7 @@ class LeaveOneOut(Protocol):
         """Cut two items from every sequence that has three."""
         lengths = sequences.lengths
         long = np.flatnonzero(lengths >= 3)
-        train = first_items(sequences, np.where(lengths >= 3, lengths - 2, lengths))
+        train = sequences.oldest(np.where(lengths >= 3, lengths - 2, lengths))
         return Parts(
             self.rows_for_training(train),
             self._targets(sequences, long, lengths[long] - 2),
@@ -222,31 +226,26 @@ class SessionSplit(Protocol):
     name: Literal["session-split"] = "session-split"
     training_rows: TrainingRows = "every_prefix"
     shortest_history: int = Field(default=0, ge=0)
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    fractions: Shares = (0.8, 0.1, 0.1)
     """Shares of sessions that train, validate and test."""
     gap_seconds: float | None = Field(default=None, gt=0)
     """A pause longer than this begins a new session; None: the log of a user is one session."""
     shortest_session: int = Field(default=1, ge=1)
     """Shorter sessions are left out, before the others are divided."""
 
-    @field_validator("fractions")
-    @classmethod
-    def _sum_to_one(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
-        return _checked(fractions)
-
     def split(self, sequences: Sequences) -> Parts:
         """Divide by the time of the first event, or by the given order where times are not known."""
         if self.gap_seconds is not None:
             sequences = at_pauses(sequences, self.gap_seconds)
         if self.shortest_session > 1:
-            sequences = take(sequences, np.flatnonzero(sequences.lengths >= self.shortest_session))
+            sequences = sequences.take(np.flatnonzero(sequences.lengths >= self.shortest_session))
         order = np.arange(len(sequences))
         if sequences.times is not None:
             order = np.argsort(sequences.times[sequences.offsets[:-1]], kind="stable")
         first = int(self.fractions[0] * len(order) + 1e-9)
         second = int((self.fractions[0] + self.fractions[1]) * len(order) + 1e-9)
         groups = (order[:first], order[first:second], order[second:])
-        return self.parts(*(take(sequences, group) for group in groups))
+        return self.parts(*(sequences.take(group) for group in groups))
 
     def parts(self, train: Sequences, valid: Sequences, test: Sequences) -> Parts:
         """Rows of sessions that are already divided."""
@@ -262,13 +261,8 @@ class TimeCuts(Protocol):
     """Where validation begins: seconds since 1970, or an ISO date or time (UTC unless it says otherwise)."""
     test_from: float | str | None = None
     """Where testing begins, in the same form."""
-    fractions: tuple[float, float, float] | None = (0.8, 0.1, 0.1)
+    fractions: Shares | None = (0.8, 0.1, 0.1)
     """Shares of events, in order of time, where `valid_from` and `test_from` are not given."""
-
-    @field_validator("fractions")
-    @classmethod
-    def _sum_to_one(cls, fractions: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-        return None if fractions is None else _checked(fractions)
 
     @field_validator("valid_from", "test_from")
     @classmethod
@@ -324,9 +318,9 @@ class GlobalTime(TimeCuts):
         valid_from, test_from = self.cuts(sequences.times)
         begin = _count_before(sequences, valid_from)
         middle = _count_before(sequences, test_from)
-        before_test = first_items(sequences, middle)
+        before_test = sequences.oldest(middle)
         return Parts(
-            self.rows_for_training(first_items(sequences, begin)),
+            self.rows_for_training(sequences.oldest(begin)),
             self._period(before_test, begin[middle > 0]),
             self._period(sequences, middle),
         )
@@ -336,7 +330,7 @@ class GlobalTime(TimeCuts):
         begin = np.maximum(begin, self.shortest_history)
         if self.targets == "last":
             begin = np.maximum(begin, sequences.lengths - 1)
-        return rows_from(sequences, begin)
+        return Rows.starting_at(sequences, begin)
 
 
 class Impressions(Protocol):
@@ -397,13 +391,8 @@ class DrawnImpressions(Impressions):
     name: Literal["drawn-impressions"] = "drawn-impressions"
     seed: int = 0
     """Seed of the draw."""
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    fractions: Shares = (0.8, 0.1, 0.1)
     """Shares of impressions that train, validate and test."""
-
-    @field_validator("fractions")
-    @classmethod
-    def _sum_to_one(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
-        return _checked(fractions)
 
     def part_of(self, times: Ids) -> Ids:
         """By the seed and the order of time."""
@@ -433,24 +422,6 @@ def protocol_from_plain(data: Mapping[str, Any]) -> AnyProtocol:
     return PROTOCOLS[name].from_plain(data)
 
 
-def take(sequences: Sequences, index: NDArray[np.int64]) -> Sequences:
-    """The sequences `index`, in that order."""
-    return _slices(sequences, index, sequences.offsets[index], sequences.offsets[index + 1])
-
-
-def first_items(sequences: Sequences, counts: Ids) -> Sequences:
-    """The first `counts` (S,) items of each sequence; sequences with none are dropped."""
-    index = np.flatnonzero(counts > 0)
-    start = sequences.offsets[index]
-    return _slices(sequences, index, start, start + counts[index])
-
-
-def keep_newest(sequences: Sequences, count: int) -> Sequences:
-    """The last `count` items of each sequence."""
-    end = sequences.offsets[1:]
-    return _slices(sequences, np.arange(len(sequences)), np.maximum(sequences.offsets[:-1], end - count), end)
-
-
 def at_pauses(sequences: Sequences, gap_seconds: float) -> Sequences:
     """Sequences cut wherever the next event comes more than `gap_seconds` later. Needs times.
 
@@ -466,17 +437,6 @@ def at_pauses(sequences: Sequences, gap_seconds: float) -> Sequences:
     return Sequences(sequences.items, offsets, sequences.users[owner], sequences.times)
 
 
-def rows_from(sequences: Sequences, begin: Ids) -> Rows:
-    """One row per position from `begin` (S,) to the end of each sequence.
-
-    sequences  3 1 4 | 5 9        begin  2 0        rows (sequence, position)  (0, 2)  (1, 0)  (1, 1)
-    """
-    counts = np.maximum(sequences.lengths - begin, 0)
-    sequence = np.repeat(np.arange(len(sequences), dtype=np.int64), counts)
-    first_row = np.repeat(np.cumsum(counts) - counts, counts)
-    return Rows(sequences, sequence, np.arange(len(sequence), dtype=np.int64) - first_row + begin[sequence])
-
-
 def to_seconds(time: float | str) -> float:
     """Seconds since 1970 of a number or an ISO text; a time without a zone is UTC. Raises ValueError."""
     if not isinstance(time, str):
@@ -490,16 +450,7 @@ def to_seconds(time: float | str) -> float:
 
 def _rows(sequences: Sequences, which: TrainingRows, shortest_history: int) -> Rows:
     begin = np.full(len(sequences), shortest_history, dtype=np.int64)
-    return rows_from(sequences, np.maximum(begin, sequences.lengths - 1) if which == "last" else begin)
-
-
-def _slices(sequences: Sequences, index: NDArray[np.int64], start: Ids, end: Ids) -> Sequences:
-    """Sequences made of `items[start:end]` for users `users[index]`."""
-    lengths = end - start
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    places = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
-    times = None if sequences.times is None else sequences.times[places]
-    return Sequences(sequences.items[places], offsets, sequences.users[index], times)
+    return Rows.starting_at(sequences, np.maximum(begin, sequences.lengths - 1) if which == "last" else begin)
 
 
 def _count_before(sequences: Sequences, time: float) -> Ids:
@@ -507,9 +458,3 @@ def _count_before(sequences: Sequences, time: float) -> Ids:
     assert sequences.times is not None
     before = np.concatenate([[0], np.cumsum(sequences.times < time)])
     return (before[sequences.offsets[1:]] - before[sequences.offsets[:-1]]).astype(np.int64)
-
-
-def _checked(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
-    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise ValueError("three shares, none negative, must sum to 1")
-    return fractions

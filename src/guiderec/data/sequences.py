@@ -42,6 +42,46 @@ class Sequences:
         """(S,) number of items in each sequence."""
         return np.diff(self.offsets)
 
+    @property
+    def owners(self) -> Ids:
+        """(N,) the sequence of every event, 0..S - 1, parallel to `items`."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+
+    def take(self, index: Ids) -> Sequences:
+        """The sequences `index`, in that order."""
+        return self._slices(index, self.offsets[index], self.offsets[index + 1])
+
+    def oldest(self, counts: Ids) -> Sequences:
+        """The first `counts` (S,) items of each sequence; sequences with none are dropped."""
+        index = np.flatnonzero(counts > 0)
+        start = self.offsets[index]
+        return self._slices(index, start, start + counts[index])
+
+    def newest(self, count: int) -> Sequences:
+        """The last `count` items of each sequence."""
+        end = self.offsets[1:]
+        return self._slices(np.arange(len(self)), np.maximum(self.offsets[:-1], end - count), end)
+
+    def _slices(self, index: Ids, start: Ids, end: Ids) -> Sequences:
+        """Sequences made of `items[start:end]` for users `users[index]`."""
+        lengths = end - start
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
+        times = None if self.times is None else self.times[places]
+        return Sequences(self.items[places], offsets, self.users[index], times)
+
+    @classmethod
+    def concatenated(cls, parts: list[Sequences]) -> Sequences:
+        """All sequences of `parts`, one after the other. Times are kept when every part has them."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        times = [part.times for part in parts if part.times is not None]
+        return cls(
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.concatenate([part.users for part in parts]),
+            np.concatenate(times) if len(times) == len(parts) else None,
+        )
+
     @classmethod
     def from_lists(cls, lists: list[list[int]] | list[Ids], users: Ids | None = None) -> Sequences:
         """Sequences from a list of lists of item ids."""
@@ -112,10 +152,18 @@ class Rows:
     @classmethod
     def every_prefix(cls, sequences: Sequences, shortest_history: int = 1) -> Rows:
         """One row per item that has at least `shortest_history` items before it (0: also the first)."""
-        counts = np.maximum(sequences.lengths - shortest_history, 0)
+        return cls.starting_at(sequences, np.full(len(sequences), shortest_history, dtype=np.int64))
+
+    @classmethod
+    def starting_at(cls, sequences: Sequences, begin: Ids) -> Rows:
+        """One row per position from `begin` (S,) to the end of each sequence.
+
+        sequences  3 1 4 | 5 9        begin  2 0        rows (sequence, position)  (0, 2)  (1, 0)  (1, 1)
+        """
+        counts = np.maximum(sequences.lengths - begin, 0)
         sequence = np.repeat(np.arange(len(sequences), dtype=np.int64), counts)
         first_row = np.repeat(np.cumsum(counts) - counts, counts)
-        return cls(sequences, sequence, np.arange(len(sequence), dtype=np.int64) - first_row + shortest_history)
+        return cls(sequences, sequence, np.arange(len(sequence), dtype=np.int64) - first_row + begin[sequence])
 
     @classmethod
     def last_of_windows(cls, sequences: Sequences, length: int) -> Rows:
@@ -158,6 +206,21 @@ class Rows:
             mixed = subkeys(torch.from_numpy(keys), torch.from_numpy(earlier)).numpy()
             keys = np.where(earlier > 0, mixed, keys)
         return keys
+
+    def events(self) -> tuple[Ids, Ids]:
+        """Sequence and item of every event up to the last target of its sequence, in order; each event once.
+
+        What follows it is not looked at: of training rows under leave-one-out, it is the answers.
+        """
+        last = np.full(len(self.sequences), -1, dtype=np.int64)
+        np.maximum.at(last, self.sequence, self.position)
+        sequence = self.sequences.owners
+        kept = np.arange(len(sequence)) - self.sequences.offsets[sequence] <= last[sequence]
+        return sequence[kept], self.sequences.items[kept]
+
+    def histories(self, index: Ids) -> Ids:
+        """(B, E) the whole histories of the rows `index`, padded on the left with 0; E is at least 1."""
+        return self.windows(index, max(1, int(self.history_lengths()[index].max(initial=0))))[0]
 
     def windows(self, index: Ids, length: int) -> tuple[Ids, Ids]:
         """Histories (B, L), padded on the left with 0, and targets (B,) of the rows `index`."""

@@ -294,11 +294,7 @@ def count_items(rows: Rows, n_items: int) -> Ids:
 
     An event counts once, however many rows its sequence has: those up to the last target of each sequence.
     """
-    sequences = rows.sequences
-    last = np.full(len(sequences), -1, dtype=np.int64)
-    np.maximum.at(last, rows.sequence, rows.position)
-    place = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
-    return np.bincount(sequences.items[place <= np.repeat(last, sequences.lengths)], minlength=n_items + 1)
+    return np.bincount(rows.events()[1], minlength=n_items + 1)
 
 
 def beyond_accuracy(listed: Ids, k: int, training_counts: Ids | None = None) -> dict[str, float]:
@@ -414,8 +410,7 @@ def _trimmed(lists: Ids) -> Ids:
 
 def _seen_items(rows: Rows, index: Ids, device: torch.device) -> Tensor:
     """(B, E) the whole history of each row, which may be longer than the window that the model sees."""
-    longest = int(rows.history_lengths()[index].max())
-    return torch.from_numpy(rows.windows(index, longest)[0]).to(device)
+    return torch.from_numpy(rows.histories(index)).to(device)
 
 
 def require_once(times: Ids) -> None:

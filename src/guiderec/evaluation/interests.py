@@ -122,8 +122,7 @@ def interests(
     with inference(model):
         vectors = model.item_vectors()
         for index, batch in batches(rows, max_length, batch_size, shard, model.device, candidates=candidates):
-            longest = int(rows.history_lengths()[index].max())
-            exclude = torch.from_numpy(rows.windows(index, longest)[0]).to(model.device) if seen == "mask" else None
+            exclude = torch.from_numpy(rows.histories(index)).to(model.device) if seen == "mask" else None
             blocks, listing = ScoreBlocks(model, batch, noise), RunningTopK(k, batch.candidates, exclude)
             for block in blocks.with_interests():
                 listing.add(*block)

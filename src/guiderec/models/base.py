@@ -360,7 +360,7 @@ class InterestConditioned(EmbeddingRecommender):
     def embed(self, batch: Batch, noise: Noise) -> Looked:
         """Histories, targets, and negatives that the row does not have, drawn uniformly."""
         history = batch.history[:, -self.config.max_length :]
-        own = torch.cat([batch.history, batch.target[:, None]], dim=1)
+        own = batch.own_items
         drawn = items_outside(
             own, self.n_items, self.config.negatives, keys=batch.key, noise=noise, purpose="negatives"
         )

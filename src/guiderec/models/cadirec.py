@@ -325,7 +325,6 @@ class CaDiRec(EmbeddingRecommender):
         """L_rec, averaged over all positions with an item after them."""
         history = self._newest_items(batch)
         target = batch.next_items[:, -history.shape[1] :]
-        target[:, -1] = batch.target  # also after an empty history
         negative = self._negatives(batch, history.shape[1], noise)
         states, targets, negatives = [], [], []
         for rows, length in by_length(history != PADDING):
@@ -463,7 +462,7 @@ class CaDiRec(EmbeddingRecommender):
         size = self.config.objective.negatives
         if size == 0:
             return batch.history.new_zeros(len(batch), length, 0)
-        own = torch.cat([batch.history, batch.target[:, None]], dim=1)
+        own = batch.own_items
         drawn = items_outside(own, self.n_items, length * size, keys=batch.key, noise=noise, purpose="negatives")
         return drawn.view(len(batch), length, size).flip(1)
 

@@ -85,8 +85,7 @@ class GuidedSASRec(CausalRecommender):
     def prepare(self, train: Sequences) -> None:
         """Find the items that the same people take: cosine over training sequences, shrunk."""
         if self.config.neighbours:
-            sequence = np.repeat(np.arange(len(train), dtype=np.int64), train.lengths)
-            found = neighbours_by_meetings(sequence, train.items, self.n_items, keep=self.config.neighbours)
+            found = neighbours_by_meetings(train.owners, train.items, self.n_items, keep=self.config.neighbours)
             nearest = found.nearest(np.arange(self.n_items + 1), self.config.neighbours)
             self.akin = torch.from_numpy(nearest).to(self.akin)
 
@@ -94,7 +93,6 @@ class GuidedSASRec(CausalRecommender):
         """`{"loss", "next_item", "kinship", "denoising"}`."""
         states = self.states(batch.history)  # (B, L, D)
         target = batch.next_items[:, -states.shape[1] :]  # (B, L)
-        target[:, -1] = batch.target  # also after an empty history
         learnt = target != PADDING
         next_item = softmax_loss(states[learnt], self.items.weight[1:], target[learnt] - 1)
         kinship = self.kinship(batch, noise)
@@ -104,7 +102,7 @@ class GuidedSASRec(CausalRecommender):
 
     def kinship(self, batch: Batch, noise: Noise) -> Tensor:
         """() cross-entropy of p(j | i) for items i drawn from each row against i and the other items of the row."""
-        own = torch.cat([batch.history, batch.target[:, None]], dim=1)  # (B, N)
+        own = batch.own_items  # (B, N)
         there = own != PADDING
         total = own.new_zeros((), dtype=self.items.weight.dtype)
         for n in range(self.config.anchors):

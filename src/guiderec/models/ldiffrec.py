@@ -230,9 +230,8 @@ def item_directions(train: Sequences, n_items: int, dim: int) -> Vectors:
     The matrix (S, I) is 1 where a sequence has the item. Items without sequences are the zero vector. Directions are
     clustered and not factors, since the length of a factor is mostly the item's popularity.
     """
-    owner = np.repeat(np.arange(len(train)), train.lengths)
     ones = np.ones(len(train.items))
-    matrix = sparse.csr_array((ones, (owner, train.items - 1)), shape=(len(train), n_items))
+    matrix = sparse.csr_array((ones, (train.owners, train.items - 1)), shape=(len(train), n_items))
     matrix.data[:] = np.minimum(matrix.data, 1.0)  # duplicates were added up
     if min(matrix.shape) <= dim:
         _, values, rows = np.linalg.svd(matrix.toarray(), full_matrices=False)

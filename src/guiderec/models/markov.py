@@ -64,7 +64,7 @@ class Markov(Recommender):
 
     def prepare(self, train: Sequences) -> None:
         """Count items and transitions of the training sequences."""
-        sequence = np.repeat(np.arange(len(train), dtype=np.int64), train.lengths)
+        sequence = train.owners
         pairs, weights = [], []
         for gap in range(1, self.config.window + 1):
             together = sequence[gap:] == sequence[:-gap]

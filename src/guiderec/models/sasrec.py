@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from guiderec.data.batch import PADDING, Batch, Query
@@ -43,7 +42,6 @@ class SASRec(CausalRecommender):
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """`{"loss"}`, averaged over the learnt positions of the batch."""
         target = batch.next_items[:, -self.config.max_length :]  # (B, L)
-        target[:, -1] = batch.target  # also after an empty history
         if self.config.predict == "last_position":
             states, target = self.newest_state(batch.history)[:, None], target[:, -1:]
         else:
@@ -57,7 +55,7 @@ class SASRec(CausalRecommender):
         """(B, L, N) items that the row does not have."""
         if size == 0:
             return batch.history.new_zeros(len(batch), length, 0)
-        own = torch.cat([batch.history, batch.target[:, None]], dim=1)
+        own = batch.own_items
         drawn = items_outside(own, self.n_items, length * size, keys=batch.key, noise=noise, purpose="negatives")
         return drawn.view(len(batch), length, size).flip(1)  # newest first, so that padding moves no draw
 

@@ -243,7 +243,7 @@ class SteerRec(HistoryConditioned):
 
     def own_negatives(self, batch: Batch, most: int, noise: Noise) -> Tensor:
         """(B, N) 1 to `most` items that the row does not have, padded with 0."""
-        own = torch.cat([batch.history, batch.target[:, None]], dim=1)
+        own = batch.own_items
         items = items_outside(own, self.n_items, most, keys=batch.key, noise=noise, purpose="negatives/training")
         count = 1 + noise.integers(batch.key, 1, most, "negatives/count")  # (B, 1)
         return items * (torch.arange(most, device=items.device) < count)

@@ -10,11 +10,9 @@ from typing import Self
 
 import polars as pl
 
-from guiderec.data.dataset import Dataset, RawId
+from guiderec.data.dataset import PARTS, Dataset, RawId
 from guiderec.data.protocols import SessionSplit, protocol_from_plain
 from guiderec.data.sequences import Sequences
-
-_PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class People:
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
         """All users of a split, with everything that is known of them."""
-        parts = tuple({id(s): s for s in (dataset.part(name).sequences for name in _PARTS)}.values())
+        parts = tuple({id(s): s for s in (dataset.part(name).sequences for name in PARTS)}.values())
         names = None if dataset.users is None else dataset.users.to_list()
         found: dict[str, list[tuple[int, int]]] = {}
         for user, place in _newest_first(parts):

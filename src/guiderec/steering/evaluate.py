@@ -206,7 +206,7 @@ def _batch(
     batch = Batch(
         history=torch.from_numpy(history), key=torch.from_numpy(rows.keys()[index]), target=torch.from_numpy(target)
     ).to(device)
-    known = torch.from_numpy(rows.windows(index, max(1, int(rows.history_lengths()[index].max())))[0]).to(device)
+    known = torch.from_numpy(rows.histories(index)).to(device)
     scores = unsteered(model, batch, noise)
     hidden = _hidden(known if seen == "mask" else None, candidates, index, model.n_items, device)
     listed = listed_items(scores, min(procedure.depth, model.n_items), hidden)

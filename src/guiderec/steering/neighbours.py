@@ -28,7 +28,7 @@ from guiderec.data.cooccurrence import (
     strongest,
 )
 from guiderec.data.dataset import Vocabulary
-from guiderec.data.sequences import Ids, Rows
+from guiderec.data.sequences import Rows
 from guiderec.steering.groups import groups_of
 
 
@@ -48,7 +48,7 @@ class CoOccurrence(Part):
     def __call__(self, train: Rows, vocabulary: Vocabulary) -> Neighbours:
         """The neighbours of every item, for the rows of a training part."""
         return neighbours_by_meetings(
-            *training_events(train),
+            *train.events(),
             len(vocabulary),
             similarity=self.similarity,
             window=self.window,
@@ -69,7 +69,7 @@ class SharedGroups(Part):
     def __call__(self, train: Rows, vocabulary: Vocabulary) -> Neighbours:
         """The neighbours of every item; the training part only orders those that are equally similar."""
         members = groups_of(vocabulary, self.column).members
-        counts = np.asarray(incidence(*training_events(train), len(vocabulary)).sum(axis=0), dtype=np.float64).ravel()
+        counts = np.asarray(incidence(*train.events(), len(vocabulary)).sum(axis=0), dtype=np.float64).ravel()
         sizes = np.asarray(members.sum(axis=1)).ravel()
         per_group = np.asarray(members.sum(axis=0)).ravel()
         found = []
@@ -82,14 +82,3 @@ class SharedGroups(Part):
 
 
 NeighboursOf = Annotated[CoOccurrence | SharedGroups, Field(discriminator="name")]
-
-
-def training_events(train: Rows) -> tuple[Ids, Ids]:
-    """Sequence and item of every event up to the last training target of its sequence, in order."""
-    sequences = train.sequences
-    last = np.full(len(sequences), -1, dtype=np.int64)
-    np.maximum.at(last, train.sequence, train.position)
-    sequence = np.repeat(np.arange(len(sequences), dtype=np.int64), sequences.lengths)
-    place = np.arange(len(sequence)) - sequences.offsets[sequence]
-    kept = place <= last[sequence]
-    return sequence[kept], sequences.items[kept]
