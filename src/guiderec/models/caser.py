@@ -163,9 +163,8 @@ class Caser(EmbeddingRecommender):
         shape = (length, self.config.targets, size)
         if size == 0:
             return batch.history.new_zeros(len(batch), *shape)
-        own = torch.cat([batch.history, batch.target[:, None]], dim=1)
         count = length * self.config.targets * size
-        drawn = items_outside(own, self.n_items, count, keys=batch.key, noise=noise, purpose="negatives")
+        drawn = items_outside(batch.own_items, self.n_items, count, keys=batch.key, noise=noise, purpose="negatives")
         return drawn.view(len(batch), *shape).flip(1)  # newest first, so that padding moves no draw
 
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:

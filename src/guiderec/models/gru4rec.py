@@ -261,7 +261,6 @@ class GRU4Rec(EmbeddingRecommender):
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """`{"loss"}`, averaged over the learnt positions of the batch."""
         target = batch.next_items[:, -self.config.max_length :]  # (B, L)
-        target[:, -1] = batch.target  # also after an empty history
         if self.config.predict == "last_position":
             states, target = self.newest_state(batch.history)[:, None], target[:, -1:]
         else:
