@@ -210,7 +210,8 @@ def test_recipes_lists_every_recipe_and_shows_one(cli: Cli) -> None:
     shown = cli("recipes", "steerrec:demo", "--json").json
     assert shown["experiment"] == registry.recipe("steerrec:demo").to_plain()
     assert listed["steerrec:demo"] == shown["about"].splitlines()[0]
-    assert all(name in cli("recipes").out for name in listed)
+    printed = cli("recipes").out
+    assert all(name in printed for name in listed)
 
 
 def test_steering_is_measured_recorded_and_printed(cli: Cli, split: Path, runs: dict[str, Path]) -> None:
