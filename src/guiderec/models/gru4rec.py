@@ -284,7 +284,8 @@ class GRU4Rec(EmbeddingRecommender):
         vectors = self.output(torch.cat([target, drawn]))  # one look-up, so that the table gets one gradient
         wanted, against = vectors[: len(target)], vectors[len(target) :]
         total = 0.0 * (states.sum() + vectors.sum())  # has a gradient also where nothing is compared
-        for h, y, ids in zip(states.split(rows), wanted.split(rows), target.split(rows), strict=True):
+        columns = (torch.split(part, rows) for part in (states, wanted, target))
+        for h, y, ids in zip(*columns, strict=True):
             if len(h) == 0 or len(h) + len(drawn) == 1:
                 continue
             log_q = torch.cat([self.log_count[ids], objective.alpha * self.log_count[drawn]])
@@ -318,7 +319,7 @@ class _GRU(nn.Module):
         self.cell = nn.GRUCell(width, dim)
         self.dropout = Dropout(dropout)
         for weight in (self.cell.weight_ih, self.cell.weight_hh):
-            for block in weight.detach().split(dim):
+            for block in weight.detach().chunk(3):
                 nn.init.xavier_uniform_(block)
         nn.init.zeros_(self.cell.bias_ih)
         nn.init.zeros_(self.cell.bias_hh)

@@ -107,7 +107,7 @@ def zhihu_sampled() -> Experiment:
 def demo() -> Experiment:
     """Ours: GRU4Rec with the authors' cross-entropy for the embedded synthetic catalogue."""
     model = GRU4RecConfig(dim=64, dropout=0.1, max_length=10, objective=SampledCrossEntropy(samples=256))
-    training = Training(batch_size=256, learning_rate=3e-3, epochs=15, patience=3, metric="recall@10")
+    training = Training(batch_size=256, learning_rate=1e-2, epochs=15, patience=3, metric="recall@10")
     return Experiment(model=model, training=training, metrics=("recall@10", "ndcg@10"))
 
 
