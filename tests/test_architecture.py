@@ -52,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
         "api",
         "serving",
     },
+    "__main__": {"cli"},
     "testing": {"data", "models.base", "evaluation"},
     "errors": set(),
     "rng": set(),

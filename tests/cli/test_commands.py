@@ -97,6 +97,15 @@ def test_help_and_version(cli: Cli) -> None:
     assert all(name in done.out for name in COMMANDS)
 
 
+def test_the_help_says_what_is_taken_where_nothing_is_given(cli: Cli) -> None:
+    """`[default: x]` inside a help text would be read as markup and vanish."""
+    assert "[default: (runs/RECIPE-seedSEED)]" in cli("train", "--help").out
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    leaves = [*commands.values(), *commands["data"].commands.values()]
+    texts = [parameter.help or "" for command in leaves for parameter in command.params]
+    assert [text for text in texts if "[" in text] == []
+
+
 def test_the_help_loads_nothing_heavy() -> None:
     """Half a second to the help text: neither torch nor polars, matplotlib, pydantic or scipy may be loaded for it."""
     heavy = ("torch", "polars", "matplotlib", "pydantic", "numpy", "scipy")
@@ -120,6 +129,11 @@ def test_the_installed_command_exits_with_the_status() -> None:
         "error: absent is not a run directory: the directory does not exist. "
         "Hint: name a directory written by `guiderec train`.\n"
     )
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "guiderec", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"guiderec {version('guiderec')}\n", "")
 
 
 @pytest.mark.parametrize(

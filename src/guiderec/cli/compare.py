@@ -30,7 +30,9 @@ def compare(
     part: Annotated[Literal["test", "valid"], typer.Option("--part", help="Part of the split.")] = "test",
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="Compare only this metric; may be repeated. [default: all]", metavar="METRIC"),
+        typer.Option(
+            "--metric", help="Compare only this metric; may be repeated.", show_default="all", metavar="METRIC"
+        ),
     ] = None,
     distribution: Annotated[
         bool,

@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="data", help="Look at logs and splits; make splits from logs.", no_args_is_help=True)
 
-User = Annotated[str | None, typer.Option("--user", help="Column of users. [default: recognised]", metavar="COLUMN")]
-Item = Annotated[str | None, typer.Option("--item", help="Column of items. [default: recognised]", metavar="COLUMN")]
-Time = Annotated[str | None, typer.Option("--time", help="Column of times. [default: recognised]", metavar="COLUMN")]
-Rating = Annotated[str | None, typer.Option("--rating", help="Column of ratings. [default: recognised]",
+User = Annotated[
+    str | None, typer.Option("--user", help="Column of users.", show_default="recognised", metavar="COLUMN")
+]
+Item = Annotated[
+    str | None, typer.Option("--item", help="Column of items.", show_default="recognised", metavar="COLUMN")
+]
+Time = Annotated[
+    str | None, typer.Option("--time", help="Column of times.", show_default="recognised", metavar="COLUMN")
+]
+Rating = Annotated[str | None, typer.Option("--rating", help="Column of ratings.", show_default="recognised",
                                             metavar="COLUMN")]  # fmt: skip
 Unit = Annotated[Literal["s", "ms", "us", "ns"], typer.Option("--time-unit", help="Unit of times that are numbers.")]
 Order = Annotated[Literal["time", "row"], typer.Option("--order", help="What orders the events of a user.")]
@@ -114,7 +120,7 @@ def prepare(
     item_id: Annotated[
         str, typer.Option("--item-id", help="Column of --items with the ids of the log.", metavar="COLUMN")
     ] = "item",
-    name: Annotated[str | None, typer.Option("--name", help="Name of the split. [default: from LOG]")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the split.", show_default="from LOG")] = None,
     as_json: Json = False,
 ) -> None:
     """Divide a log into training, validation and test, and write the split.

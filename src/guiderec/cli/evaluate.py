@@ -22,8 +22,8 @@ def evaluate(
         Literal["keep", "mask"] | None,
         typer.Option(
             "--seen",
-            help="Whether items of the history compete in the main numbers; the others are recorded beside them. "
-            "[default: as the protocol says]",
+            help="Whether items of the history compete in the main numbers; the others are recorded beside them.",
+            show_default="as the protocol says",
         ),
     ] = None,
     noise_seed: Annotated[int, typer.Option("--noise-seed", min=0, help="Seed of the sampling noise.")] = 0,
@@ -47,7 +47,8 @@ def evaluate(
         typer.Option(
             "--wish",
             help="With --steering: dislikes or likes of an item, neighbourhood or category (dislikes:category:COLUMN "
-            "for another column of the item table than 'category'); may be repeated. [default: all that apply]",
+            "for another column of the item table than 'category'); may be repeated.",
+            show_default="all that apply",
             metavar="KIND:WHAT",
         ),
     ] = None,

@@ -53,7 +53,7 @@ def recommend(
     k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
     guidance_scale: Annotated[
         float | None,
-        typer.Option("--guidance-scale", help="Strength of guidance; 0 is off. [default: the model's own]"),
+        typer.Option("--guidance-scale", help="Strength of guidance; 0 is off.", show_default="the model's own"),
     ] = None,
     exclude_seen: Annotated[
         bool, typer.Option("--exclude-seen", help="Leave the items of the history out of the list.")
@@ -62,7 +62,8 @@ def recommend(
         float | None,
         typer.Option(
             "--diversity",
-            help="Choose the list by score + this times the number of chosen items of another category. [default: off]",
+            help="Choose the list by score + this times the number of chosen items of another category.",
+            show_default="off",
             metavar="LAMBDA",
         ),
     ] = None,
@@ -78,7 +79,7 @@ def recommend(
         typer.Option("--out", help="With --all-users: folder of Parquet files; an interrupted one is completed."),
     ] = None,
     shard_rows: Annotated[
-        int | None, typer.Option("--shard-rows", min=1, help="With --all-users: users per file. [default: 16384]")
+        int | None, typer.Option("--shard-rows", min=1, help="With --all-users: users per file.", show_default="16384")
     ] = None,
     drop_unknown: Annotated[
         bool, typer.Option("--drop-unknown", help="With --all-users: leave out events of items the model lacks.")

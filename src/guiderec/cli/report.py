@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Directories of runs.", metavar="RUN...")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Directory to write. [default: RUN/report, for one run]", metavar="DIR")
+        Path | None,
+        typer.Option("--out", help="Directory to write.", show_default="RUN/report, for one run", metavar="DIR"),
     ] = None,
     part: Annotated[Literal["test", "valid"], typer.Option("--part", help="Part of the split.")] = "test",
     as_json: Json = False,

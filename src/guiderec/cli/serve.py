@@ -33,14 +33,15 @@ def serve(
     database: Annotated[
         str | None,
         typer.Option(
-            "--database", help=f"Where feedback is kept: sqlite:///FILE or postgresql://... [default: {DATABASE}]",
+            "--database",
+            help=f"Where feedback is kept: sqlite:///FILE or postgresql://...; by default {DATABASE}.",
             metavar="URL",
         ),
     ] = None,
     models: Annotated[
         Path | None,
         typer.Option(
-            "--models", help="Directory below which POST /model takes models. [default: where RUN lies]", metavar="DIR"
+            "--models", help="Directory below which POST /model takes models.", show_default="where RUN lies", metavar="DIR"
         ),
     ] = None,
     max_queue: Annotated[

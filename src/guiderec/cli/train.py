@@ -26,7 +26,7 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Replace the recipe's seed.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="RUN", help="Directory of the run. [default: runs/RECIPE-seedSEED]"),
+        typer.Option("--out", metavar="RUN", help="Directory of the run.", show_default="runs/RECIPE-seedSEED"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: Json = False,
