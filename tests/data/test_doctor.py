@@ -75,7 +75,7 @@ def test_target_in_history():
     assert found(planted, "target-in-history") == [("test", 1, 2)]
     message = next(f.message for f in examine(planted) if f.check == "target-in-history" and f.part == "test")
     user = clean.test.sequences.users[1]
-    assert message == f"targets are in their own history; in training, 0.00% are. First: row 1, user {user}, item 50."
+    assert message == f"targets are in their own history; in training, with histories as long, 0.00% are. First: row 1, user {user}, item 50."
     assert not healthy(examine(planted))
 
 
@@ -88,6 +88,19 @@ def test_natural_repeats_are_a_warning_unless_seen_items_are_masked():
     assert [part for part, _, _ in found(dataset, "target-in-history", "warning")] == ["train", "valid", "test"]
     masked = split(UserSplit(max_items=None, seen="mask"), lists)
     assert [part for part, _, _ in found(masked, "target-in-history")] == ["valid", "test"]
+
+
+def test_histories_of_leave_one_out_are_longer_than_those_of_training_and_repeat_more():
+    """Every event is one of six songs by chance: 44% of the prefixes repeat one, and 77% of the whole histories."""
+    rng = np.random.default_rng(0)
+    lists = [rng.integers(1, 7, 9).tolist() for _ in range(3000)]
+    dataset = split(LeaveOneOut(), lists)
+    assert found(dataset, "target-in-history") == []
+    assert [part for part, _, _ in found(dataset, "target-in-history", "warning")] == ["train", "valid", "test"]
+    leaked = [[*items[:-1], items[0]] for items in lists]
+    sequences = dataset.test.sequences
+    planted = replace(dataset, test=replace(dataset.test, sequences=replace(sequences, items=np.concatenate(leaked))))
+    assert found(planted, "target-in-history") == [("test", 3000, 3000)]
 
 
 def test_far_more_repeats_than_in_training_are_a_failure():
