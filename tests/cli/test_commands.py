@@ -22,6 +22,7 @@ COMMANDS = {
         "--part",
         "--seen",
         "--noise-seed",
+        "--metric",
         "--set",
         "--label",
         "--steering",
@@ -58,7 +59,7 @@ COMMANDS = {
     },
     "compare": {"sides", "--part", "--metric", "--distribution", "--interests", "--json"},
     "report": {"runs", "--out", "--part", "--json"},
-    "recipes": {"name", "--json"},
+    "recipes": {"name", "--options", "--json"},
     "index": {"run", "--data", "-k", "--recall", "--people", "--seed", "--overwrite", "--json"},
     "demo": {"--out", "--seed", "--json"},
 }
@@ -166,6 +167,7 @@ def test_the_package_runs_as_a_module() -> None:
         (["recommend", "r", "--all-users", "x", "--like", "a", "--explain"], "ConfigError", "--explain belong to one"),
         (["recommend", "r", "--drop-unknown"], "ConfigError", "--drop-unknown belongs to --all-users."),
         (["recipes", "absent"], "ConfigError", "There is no recipe 'absent'"),
+        (["recipes", "sasrec", "--options"], "ConfigError", "--options is about one recipe."),
     ],
 )
 def test_errors_are_one_line_and_an_object(cli: Cli, arguments: list[str], kind: str, message: str) -> None:

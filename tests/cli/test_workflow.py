@@ -76,6 +76,10 @@ def test_weights_are_evaluated_under_other_options(cli: Cli, split: Path, runs: 
     assert done.json["metrics"] == json.loads((run / "evaluation" / "test-unguided.json").read_text())["metrics"]
     assert (run / "evaluation" / "test.json").read_text() == before
     assert f"{done.json['metrics']['recall@10']['mean']:.4f}" in cli("evaluate", run, "--data", split, *change).out
+    asked = ["--metric", "hr@3", "--metric", "mrr@20"]
+    done = cli("evaluate", run, "--data", split, *change, *asked, "--json")
+    assert list(done.json["metrics"]) == ["recall@3", "mrr@20"]
+    assert "--metric" in cli("evaluate", run, "--data", split, "--steering", *asked).err
     for kind in ("json", "parquet"):
         (run / "evaluation" / f"test-unguided.{kind}").unlink()
 
@@ -212,6 +216,13 @@ def test_recipes_lists_every_recipe_and_shows_one(cli: Cli) -> None:
     assert listed["steerrec:demo"] == shown["about"].splitlines()[0]
     printed = cli("recipes").out
     assert all(name in printed for name in listed)
+    of_model = cli("recipes", "sasrec", "--json").json["recipes"]
+    assert of_model == {name: text for name, text in listed.items() if name.startswith("sasrec:")}
+    assert of_model
+    (scale,) = (option for option in shown["options"] if option["path"] == "model.guidance.scale")
+    assert scale["value"] == shown["experiment"]["model"]["guidance"]["scale"]
+    text = " ".join(cli("recipes", "steerrec:demo", "--options").out.split())
+    assert f"model.guidance.scale={scale['value']} {scale['type']} {scale['about'][:30]}" in text
 
 
 def test_steering_is_measured_recorded_and_printed(cli: Cli, split: Path, runs: dict[str, Path]) -> None:

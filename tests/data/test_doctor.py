@@ -75,7 +75,10 @@ def test_target_in_history():
     assert found(planted, "target-in-history") == [("test", 1, 2)]
     message = next(f.message for f in examine(planted) if f.check == "target-in-history" and f.part == "test")
     user = clean.test.sequences.users[1]
-    assert message == f"targets are in their own history; in training, with histories as long, 0.00% are. First: row 1, user {user}, item 50."
+    assert message == (
+        "targets are in their own history; in training, with histories as long, 0.00% are. "
+        f"First: row 1, user {user}, item 50."
+    )
     assert not healthy(examine(planted))
 
 

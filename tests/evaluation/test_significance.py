@@ -164,6 +164,19 @@ def test_seeds_are_averaged_per_row(tmp_path: Path) -> None:
     assert comparison.run_means[str(sides[1][2])] == {"recall@5": pytest.approx((ranks_of(12) <= 5).mean())}
 
 
+def test_an_evaluation_under_a_label_is_a_side_of_its_own(tmp_path: Path) -> None:
+    run, other = write_run(tmp_path / "run", ranks_of(0)), write_run(tmp_path / "other", ranks_of(1))
+    for kind in ("json", "parquet"):
+        (other / "evaluation" / f"test.{kind}").rename(run / "evaluation" / f"test-off.{kind}")
+    found = compare([run], [Path(f"{run}@off")], flips=100)
+    expected = compare([run], [write_run(tmp_path / "again", ranks_of(1))], flips=100)
+    assert [test.difference for test in found.tests] == [test.difference for test in expected.tests]
+    assert (found.tests[0].a, found.tests[0].b) == (str(run), f"{run}@off")
+    assert list(found.run_means) == [str(run), f"{run}@off"]
+    with pytest.raises(CheckpointError, match="no evaluation of part 'test-on'"):
+        compare([run], [Path(f"{run}@on")])
+
+
 def test_users_with_several_rows_make_the_user_the_unit(tmp_path: Path) -> None:
     users = np.arange(400) // 2
     runs = [write_run(tmp_path / str(s), ranks_of(s), users=users) for s in range(2)]

@@ -68,6 +68,11 @@ def test_evaluation_under_other_options_keeps_the_plain_one(trained, data):
 def test_options_that_change_the_weights_are_refused(trained, data):
     with pytest.raises(CheckpointError, match="do not fit"):
         runs.evaluate(trained, data, overrides={"model.dim": 16}, label="wide")
+    late = {"training.epochs": 9, "seed": 1, "model.guidance.scale": 0.0}
+    with pytest.raises(
+        ConfigError, match=r"^seed, training.epochs: the weights are trained, so this can change nothing"
+    ):
+        runs.evaluate(trained, data, overrides=late, label="longer")
 
 
 def test_generated_vectors_are_measured_and_kept(trained, data):

@@ -106,6 +106,24 @@ def test_both_treatments_of_seen_items_are_shown_where_they_are_recorded(make_ru
     assert tables.otherwise(runs[2:]) == []
 
 
+def test_the_same_weights_under_other_options_stand_below_what_was_trained(make_run: MakeRun) -> None:
+    run = make_run("a", model="sasrec")
+    (plain,) = tables.results([read(run)])
+    assert tables.other_options([read(run)]) == []
+    record = json.loads((run / "evaluation" / "test.json").read_text())
+    for label, changes in (("Off", {"model.guidance.scale": "0"}), ("masked", {"seen": "mask"}), ("again", {})):
+        other = {**record, "overrides": {} if "seen" in changes else changes, "seen": changes.get("seen", "keep")}
+        (run / "evaluation" / f"test-{label}.json").write_text(json.dumps(other))
+    kept, masked = tables.other_options([read(run)])
+    assert [row[0].text for row in kept.rows] == ["as trained", "Off: model.guidance.scale=0", "again"]
+    assert all(row[1:] == kept.rows[0][1:] for row in kept.rows)
+    assert [cell.text for cell in kept.rows[0][1:]] == [cell.text for cell in plain.rows[0][1:]]
+    assert [row[0].text for row in masked.rows] == ["masked"]
+    assert kept.caption == f"{read(run).name} under other options. {plain.caption}"
+    (alone,) = tables.results([read(run)], "test-Off")
+    assert alone.caption.startswith("Test part, Off, of planted/user-split")
+
+
 def test_discrepancies_are_in_thousandths_with_their_spread_over_seeds(make_run: MakeRun) -> None:
     values = {"steerrec": [0.33e-3, 0.37e-3], "dreamrec": [-0.02e-3]}
     paths = [

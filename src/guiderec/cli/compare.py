@@ -23,7 +23,7 @@ def compare(
         list[str],
         typer.Argument(
             help="The baseline, then what is compared with it. A side is a run, or the runs of several seeds joined "
-            "by commas.",
+            "by commas; RUN@LABEL is what `guiderec evaluate RUN --label LABEL` measured.",
             metavar="RUN[,RUN...] RUN[,RUN...]...",
         ),
     ],
@@ -53,6 +53,8 @@ def compare(
     """Compare evaluated runs row by row with the first: differences, 95 % intervals and corrected p values.
 
     Example: guiderec compare runs/base-0,runs/base-1 runs/new-0,runs/new-1 --metric ndcg@10
+
+    Example: guiderec compare runs/mine runs/mine@unguided
     """
     groups = [[Path(run.strip()) for run in side.split(",") if run.strip()] for side in sides]
     if interests:

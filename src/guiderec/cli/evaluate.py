@@ -27,6 +27,15 @@ def evaluate(
         ),
     ] = None,
     noise_seed: Annotated[int, typer.Option("--noise-seed", min=0, help="Seed of the sampling noise.")] = 0,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="Measure this, as in ndcg@20; may be repeated.",
+            show_default="what the recipe names",
+            metavar="METRIC",
+        ),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="Evaluate the same weights under another option; may be repeated.", metavar="X=Y"),
@@ -69,6 +78,8 @@ def evaluate(
     overrides = parse_assignments(assignments or [])
     if steering and interests:
         raise ConfigError("--steering and --interests are two measurements.", hint="ask for one at a time")
+    if steering and metric:
+        raise ConfigError("--steering has measures of its own.", hint="leave --metric out")
     if steering:
         options = {"seen": seen, "noise_seed": noise_seed, "overrides": overrides, "label": label}
         _steering(run, data, part, _numbers(strengths), wishes, options, as_json)
@@ -81,6 +92,7 @@ def evaluate(
         part,
         seen=seen,
         noise_seed=noise_seed,
+        metrics=tuple(metric) if metric else None,
         overrides=overrides,
         label=label,
         interests=interests,

@@ -41,7 +41,10 @@ def serve(
     models: Annotated[
         Path | None,
         typer.Option(
-            "--models", help="Directory below which POST /model takes models.", show_default="where RUN lies", metavar="DIR"
+            "--models",
+            help="Directory below which POST /model takes models.",
+            show_default="where RUN lies",
+            metavar="DIR",
         ),
     ] = None,
     max_queue: Annotated[

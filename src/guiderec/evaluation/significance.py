@@ -82,8 +82,8 @@ def compare(
 ) -> Comparison:
     """Compare side b with side a, or several sides b with the same a, on what their runs recorded for `part`.
 
-    A side is the runs of one experiment with different seeds; each row counts with its mean over them. `metrics` None
-    compares every metric that all runs have.
+    A side is the runs of one experiment with different seeds; each row counts with its mean over them. `RUN@LABEL` is
+    what was evaluated of RUN under that label, with other options. `metrics` None compares every metric that all have.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def compare(
     if not runs_a or not runs_b or not all(runs_b):
         raise DataError("A comparison needs at least one run on each side.", hint="guiderec compare RUN RUN")
     sides = [[Path(run) for run in side] for side in (runs_a, *runs_b)]
-    tables = {run: read_rows(run, part) for side in sides for run in side}
+    tables = {run: read_rows(*_located(run, part)) for side in sides for run in side}
     first, *others = tables
     for other in others:
         _require_same_question(first, other, part)
@@ -244,7 +244,10 @@ def _common_metrics(tables: dict[Path, pl.DataFrame], wanted: Sequence[str] | No
     names = [metric.name for metric in parse_metrics(wanted)]
     missing = [name for name in names if name not in shared]
     if missing:
-        raise DataError(f"Not every run has {', '.join(missing)}; all have {', '.join(shared) or 'no metric'}.")
+        raise DataError(
+            f"Not every run has {', '.join(missing)}; all have {', '.join(shared) or 'no metric'}.",
+            hint=f"guiderec evaluate RUN --data DIR {' '.join(f'--metric {name}' for name in names)}",
+        )
     return names
 
 
@@ -254,13 +257,20 @@ def _require_same_question(a: Path, b: Path, part: str) -> None:
         if facts[1][fact] != value:
             raise DataError(
                 f"{a} and {b} cannot be compared: {fact} is {value!r} in one and {facts[1][fact]!r} in the other.",
-                hint="evaluate both under the same protocol",
+                hint="evaluate both on one split and with the same --seen",
             )
+
+
+def _located(run: Path, part: str) -> tuple[Path, str]:
+    """Directory and name of an evaluation: of `RUN` that of the part, of `RUN@LABEL` that of the part under a label."""
+    folder, at, label = str(run).rpartition("@")
+    return (Path(folder), f"{part}-{label}") if at and not run.exists() else (run, part)
 
 
 def _facts(run: Path, part: str) -> dict[str, Any]:
     """What must agree for two numbers to answer the same question."""
-    paths = (run / "data.json", run / "evaluation" / f"{part}.json")
+    folder, name = _located(run, part)
+    paths = (folder / "data.json", folder / "evaluation" / f"{name}.json")
     try:
         data, record = (json.loads(path.read_text()) for path in paths)
         return {

@@ -40,6 +40,10 @@ from guiderec.training.loop import Outcome, fit
 from guiderec.training.memory import keep_freed_memory
 from guiderec.training.record import environment, read_json, write_json
 
+_TRAINS = {"recipe", "training", "training_rows", "rows_per_epoch", "validation_rows", "seed"}
+_ALWAYS = {"training.accelerator"}
+"""Options of an experiment that act in training alone, and one of `training` that evaluation reads too."""
+
 
 def training_rows(experiment: Experiment, dataset: Dataset) -> Rows:
     """The rows that the experiment trains on."""
@@ -345,7 +349,7 @@ def read_experiment(run: Path) -> Experiment:
 def _named(part: str, label: str | None, overrides: Mapping[str, Any] | None) -> str:
     """`part` or `part-label`: the name of a record of the run."""
     if overrides and not label:
-        raise ConfigError("An evaluation under other options needs a label.", hint="for example label = 'cfg'")
+        raise ConfigError("An evaluation under other options needs a label.", hint="name it, for example --label cfg")
     if label is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", label):
         raise ConfigError(f"A label is made of letters, digits, '-' and '_', got {label!r}.")
     return f"{part}-{label}" if label else part
@@ -355,6 +359,11 @@ def _reopened(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None) 
     """The experiment of a run under other options, and its best weights under them."""
     experiment = read_experiment(run)
     require_same_data(run, dataset)
+    if late := sorted(path for path in overrides or {} if path.partition(".")[0] in _TRAINS and path not in _ALWAYS):
+        raise ConfigError(
+            f"{', '.join(late)}: the weights are trained, so this can change nothing.",
+            hint="give it to `guiderec train`, and evaluate that run",
+        )
     changed = override(experiment, overrides or {})
     assert isinstance(changed, Experiment)
     return changed, Model.from_pretrained(run / "model").reconfigured(changed.model).recommender

@@ -55,7 +55,15 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
         When matplotlib, Jinja2 or, where vectors are shown, scikit-learn is missing; the message names the extra.
     """
     records = [read(path) for path in runs]
-    kinds = (tables.results, tables.otherwise, tables.groups, tables.over_seeds, tables.beyond, tables.distributions)
+    kinds = (
+        tables.results,
+        tables.otherwise,
+        tables.other_options,
+        tables.groups,
+        tables.over_seeds,
+        tables.beyond,
+        tables.distributions,
+    )
     tabulated = [table for kind in kinds for table in kind(records, part)]
     tabulated += [*interests.tables(records, part), *steering.tables(records, part)]
     template = _template()

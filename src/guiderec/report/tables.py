@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import rich.box
@@ -86,6 +86,29 @@ def otherwise(runs: Sequence[Run], part: str = "test") -> list[Table]:
         }
         if records:
             tables.append(_table_of(group[0], list(records.values()), list(records), part))
+    return tables
+
+
+def other_options(runs: Sequence[Run], part: str = "test") -> list[Table]:
+    """What the same weights reach under other options (`guiderec evaluate --label`), one table for each run with any.
+
+    The evaluation of the run itself comes first, where it was made under the same treatment of seen items.
+    """
+    tables = []
+    for run, name in zip(runs, labels(runs), strict=True):
+        kinds: dict[str, list[str]] = defaultdict(list)
+        for each in sorted(run.evaluations):  # the part itself comes first
+            if each == part or each.startswith(f"{part}-"):
+                kinds[run.comparable(each)].append(each)
+        for same in kinds.values():
+            if same == [part]:
+                continue
+            records = [run.evaluations[each].record for each in same]
+            names = ["as trained" if each == part else each.removeprefix(f"{part}-") for each in same]
+            words = [_settings(record.get("overrides") or {}) for record in records]
+            names = [f"{label}: {options}" if options else label for label, options in zip(names, words, strict=True)]
+            table = _table_of(run, records, names, part)
+            tables.append(replace(table, caption=f"{name} under other options. {table.caption}"))
     return tables
 
 
@@ -186,10 +209,7 @@ def title(metric: str) -> str:
 
 def describe_protocol(protocol: Mapping[str, Any]) -> str:
     """A protocol on one line: its name, then its settings."""
-    rest = {key: value for key, value in protocol.items() if key != "name"}
-    settings = ", ".join(
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in rest.items()
-    )
+    settings = _settings({key: value for key, value in protocol.items() if key != "name"})
     return f"{protocol.get('name', 'unnamed')} ({settings})" if settings else str(protocol.get("name", "unnamed"))
 
 
@@ -228,7 +248,8 @@ def _table_of(run: Run, records: Sequence[Mapping[str, Any]], names: Sequence[st
         for name, each in zip(names, measured, strict=True)
     ]
     first = records[0]
-    caption = f"{part.capitalize()} part of {_data_name(run)}, {first.get('n_rows', 0):,} rows{_seen_words(first)}"
+    where = f"{_where(part)} of {_data_name(run)}"
+    caption = f"{where[0].upper()}{where[1:]}, {first.get('n_rows', 0):,} rows{_seen_words(first)}"
     bold = "Bold: highest mean of the column." if best else ""
     note = " ".join(text for text in (_interval_note(first), _seen_note(first), bold) if text)
     return Table(caption, ("Run", *map(title, metrics)), tuple(rows), note)
@@ -247,7 +268,7 @@ def _groups_table(run: Run, records: Sequence[Mapping[str, Any]], names: Sequenc
             share = f"{found['n_rows'] / record['n_rows']:.1%}"
             values = (_number(found["metrics"].get(metric)) for metric in metrics)
             rows.append((Cell(name), Cell(_GROUPS.get(label, label)), Cell(f"{found['n_rows']:,}", share), *values))
-    caption = f"By kind of row, {part} part of {_data_name(run)}{_seen_words(records[0])}"
+    caption = f"By kind of row, {_where(part)} of {_data_name(run)}{_seen_words(records[0])}"
     return Table(caption, ("Run", "Rows", "Number", *map(title, metrics)), tuple(rows), _ceiling_note(records[0]))
 
 
@@ -279,7 +300,7 @@ def _distribution_table(runs: list[Run], names: list[str], part: str) -> Table:
             values = [1e3 * run.distributions[part].record["mmd2"] for run in same]
             spread = Cell(f"{statistics.fmean(values):.3f}", f"± {statistics.stdev(values):.3f}")
             rows.append((Cell(f"{same[0].name}, {len(same)} seeds"), spread, Cell("–"), Cell("–"), Cell("–")))
-    caption = f"Generated beside true vectors, {part} part of {_data_name(runs[0])}, {records[0]['n_rows']:,} rows"
+    caption = f"Generated beside true vectors, {_where(part)} of {_data_name(runs[0])}, {records[0]['n_rows']:,} rows"
     note = (
         "MMD²: unbiased squared maximum mean discrepancy of directions, in thousandths; 0 for equal distributions. "
         "p: of equality. Every run in its own embeddings. `guiderec compare --distribution` tests over seeds."
@@ -355,6 +376,19 @@ def _provenance_row(run: Run) -> tuple[str, ...]:
 
 def _data_name(run: Run) -> str:
     return str(run.data.get("name", "unnamed data"))
+
+
+def _settings(options: Mapping[str, Any]) -> str:
+    """`scale=0, name=cfg`: options as they are typed."""
+    return ", ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()
+    )
+
+
+def _where(record: str) -> str:
+    """`test part`, or of the record `test-LABEL` `test part, LABEL,`."""
+    part, _, label = record.partition("-")
+    return f"{part} part, {label}," if label else f"{part} part"
 
 
 def _interval(value: Mapping[str, float] | None, best: float | None) -> Cell:
