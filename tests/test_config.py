@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
-from guiderec.config import Part, override, parse_assignments
+from guiderec.config import Part, options, override, parse_assignments
 from guiderec.errors import ConfigError
 
 
@@ -284,3 +284,21 @@ def test_parse_assignments_of_something_else(text: str):
 
 def test_an_option_given_twice_is_not_a_silent_choice():
     assert problem(parse_assignments, ["a=1", "b=2", "a=3"]) == "'a' is given twice: 1 and 3."
+
+
+def test_options_say_what_every_path_is_and_may_be():
+    found = {option.path: option for option in options(Whole(model=Model(guidance=Push())))}
+    assert found["model.guidance.scale"] == ("model.guidance.scale", 4.0, "float, >= 0", "")
+    assert found["model.guidance.name"][1:3] == ("push", "off | pull | push")
+    assert found["budget.name"] == ("budget.name", "budget", "str", "A label, and no alternative of anything.")
+    assert (found["label"].value, found["label"].type) == (None, "str | null")
+    assert found["model.norm"].type == "pre | post"
+    assert found["model.band"].value == [0.0, 1.0]
+    assert found["model.extra"].type == "pull | null"
+    described = {option.path: option.about for option in options(Whole(model=Model(guidance=Pull())))}
+    assert described["model.guidance.scale"] == "Strength."
+
+
+def test_every_option_with_a_value_can_be_set_to_it():
+    whole = Whole(model=Model(guidance=Push(margin=0.3)), label="x")
+    assert override(whole, {option.path: option.value for option in options(whole)}) == whole

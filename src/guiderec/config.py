@@ -6,9 +6,10 @@ field is an error at once and names the nearest valid field; all problems of one
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -120,6 +121,62 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"'{path}' is given twice: {pairs[path]} and {value}.")
         pairs[path] = value
     return pairs
+
+
+class Option(NamedTuple):
+    """One option of a configuration, as `override` takes it."""
+
+    path: str
+    """Dotted: `model.guidance.scale`."""
+    value: Any
+    """Its present value, as plain data."""
+    type: str
+    """What it may be: `int, >= 1`, `keep | mask`, `float | null`."""
+    about: str
+    """What it means, in the words of its docstring; of a `name`, what the part is that it chooses."""
+
+
+def options(part: Part) -> list[Option]:
+    """Every option of a configuration in the order of its fields, those of nested parts at their place."""
+    return _options(part, part.to_plain(), "", [])
+
+
+def _options(part: BaseModel, plain: Mapping[str, Any], prefix: str, names: list[str]) -> list[Option]:
+    found = []
+    for field, info in type(part).model_fields.items():
+        value = getattr(part, field)
+        if isinstance(value, BaseModel):
+            tags = [tag for tag in map(_tag, _parts_in(info.annotation)) if tag]
+            found += _options(value, plain[field], f"{prefix}{field}.", tags)
+        elif field == "name" and _tag(type(part)):
+            about = next(iter(inspect.cleandoc(type(part).__doc__ or "").splitlines()), "")
+            found.append(Option(f"{prefix}name", value, " | ".join(names or [value]), about))
+        else:
+            bounds = [f"{sign} {getattr(limit, name):g}" for limit in info.metadata for name, sign in _BOUNDS.items()
+                      if getattr(limit, name, None) is not None]  # fmt: skip
+            kind = ", ".join([_kind(info.annotation), *bounds])
+            found.append(Option(f"{prefix}{field}", plain[field], kind, " ".join((info.description or "").split())))
+    return found
+
+
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words: `int`, `keep | mask`, `float | null`, `list of str`, and the names of parts."""
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _tag(annotation) or annotation.__name__
+    if get_origin(annotation) in (tuple, list):
+        return f"list of {_kind(get_args(annotation)[0])}"
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return " | ".join(dict.fromkeys(map(_kind, get_args(annotation)))) or str(annotation)
 
 
 def _names_first(change: tuple[str, Any]) -> tuple[bool, int]:
