@@ -136,7 +136,8 @@ def _steering(
         measured = runs.read(run)
         (name,) = runs.labels([measured])
         for table in record_tables(measured, name, f"{part}-{options['label']}" if options["label"] else part):
-            console.print(table.rich())
+            console.print(table.rich(details=False))
+        console.print(f"The intervals are in {run}/steering and on the page of guiderec report {run}.", markup=False)
 
     answer({"run": run, **record}, as_json, show)
 

@@ -183,6 +183,8 @@ def _recommend_to_one(
     from guiderec.api import Model
 
     model = Model.from_pretrained(run, index=index)
+    # before the model is asked: it would say of an unknown item which query it was in
+    given = {"history": named(model, history), "likes": likes.plain(model), "dislikes": dislikes.plain(model)}
     liked, disliked = likes.wishes(), dislikes.wishes()
     options: dict[str, Any] = {
         "likes": [liked] if liked else None,
@@ -201,7 +203,6 @@ def _recommend_to_one(
             else recommendations
         )
         effect = dislike_effect(steered, ranked(model, history, k=reach, **options), named(model, gone))
-    given = {"history": named(model, history), "likes": likes.plain(model), "dislikes": dislikes.plain(model)}
     result = {
         "model": model.name,
         "steers": model.steers,

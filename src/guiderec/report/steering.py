@@ -82,7 +82,7 @@ def _table(run: Run, name: str, where: str, procedure: Mapping[str, Any]) -> Tab
     note = (
         f"{procedure['n_wishes']:,} of {procedure['n_rows']:,} rows have a wish. Exposure: items of the group in the "
         "list. Shift: log2 of the rank of the followed items, after over before. Overlap: share of the rest of the "
-        "list that stays. Ranges: 95 % bootstrap intervals over users."
+        "list that stays. Intervals: 95 % bootstrap, over users."
     )
     return Table(caption, ("Rival", honoured_title(procedure).replace(" ", "\n", 1), *headings), tuple(rows), note)
 
