@@ -14,7 +14,7 @@ from guiderec.cli.main import main
 from guiderec.recipes import registry
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md"), ROOT / "results/README.md"])
-RUN_ALONE = ["data.md", "diffusion.md", "large_catalogues.md", "steering.md"]
+RUN_ALONE = ["data.md", "diffusion.md", "large_catalogues.md", "steering.md", "training.md"]
 COVERED = {"tutorial.md", "extending.md", "protocols.md", "README.md", *RUN_ALONE}
 
 
@@ -36,7 +36,8 @@ def test_protocols_print_what_the_page_shows(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("name", RUN_ALONE)
-def test_page_runs(name: str):
+def test_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     run_python(ROOT / "docs" / name)
 
 

@@ -160,8 +160,10 @@ def test_a_steering_model_says_that_it_steered_and_at_strength_zero_that_it_did_
 
 
 def test_an_unknown_item_is_named_with_the_nearest(cli: Cli, runs: dict[str, Path]) -> None:
-    done = cli("recommend", runs["popularity"], "--history", "i1")
-    assert done.status == 2
+    for option in ("--history", "--like", "--dislike"):
+        done = cli("recommend", runs["popularity"], "--history", "i01", option, "i1")
+        assert done.status == 2
+        assert done.err.startswith("error: Item 'i1' is not in the catalogue of 30 items. Did you mean 'i")
     assert "Item 'i1' is not in the catalogue of 30 items. Did you mean 'i" in done.err
 
 
@@ -201,6 +203,11 @@ def test_report_writes_the_page_it_names(cli: Cli, runs: dict[str, Path], tmp_pa
     assert done.status == 0, done.err
     assert Path(done.json["page"]).read_text(encoding="utf-8").lstrip().startswith("<!doctype html>")
     assert "steerrec:demo" in Path(done.json["table"]).read_text(encoding="utf-8")
+    numbers = pl.read_csv(done.json["numbers"])
+    assert set(numbers["run"]) == {str(run) for run in runs.values()}
+    stored = json.loads((runs["steerrec"] / "evaluation" / "test.json").read_text())["metrics"]["recall@10"]
+    (line,) = numbers.filter(recipe="steerrec:demo", metric="recall@10", seen="keep").to_dicts()
+    assert {end: line[end] for end in stored} == stored
     assert len(done.json["figures"]) == len(list((tmp_path / "report").glob("*.png"))) > 2
 
     alone = cli("report", runs["steerrec"])
@@ -243,6 +250,9 @@ def test_steering_is_measured_recorded_and_printed(cli: Cli, split: Path, runs: 
     text = cli("evaluate", run, *options).out
     assert f"{own['measures']['recall@10']['mean']:.3f}" in text
     assert {"unsteered", "steering,", "filter:"} <= set(text.split())
+    assert next(line.split() for line in text.splitlines() if "own steering, w = 0.5" in line)[-1] == (
+        f"{own['measures']['recall@10']['mean']:.3f}"
+    ), "a point takes one line"
     shutil.rmtree(run / "steering")
 
 

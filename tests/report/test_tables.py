@@ -120,6 +120,12 @@ def test_the_same_weights_under_other_options_stand_below_what_was_trained(make_
     assert [cell.text for cell in kept.rows[0][1:]] == [cell.text for cell in plain.rows[0][1:]]
     assert [row[0].text for row in masked.rows] == ["masked"]
     assert kept.caption == f"{read(run).name} under other options. {plain.caption}"
+    long = tables.numbers([read(run)])
+    assert [line["label"] for line in long[:: len(metrics_on_disk(run))]] == ["", "Off", "again", "masked"]
+    assert {
+        line["metric"]: {end: line[end] for end in ("mean", "low", "high")} for line in long if not line["label"]
+    } == (metrics_on_disk(run))
+    assert {line["seen"] for line in long if line["label"] == "masked"} == {"mask"}
     (alone,) = tables.results([read(run)], "test-Off")
     assert alone.caption.startswith("Test part, Off, of planted/user-split")
 

@@ -22,18 +22,28 @@ def report(
     part: Annotated[Literal["test", "valid"], typer.Option("--part", help="Part of the split.")] = "test",
     as_json: Json = False,
 ) -> None:
-    """Write an HTML page, figures and a table about runs that were evaluated."""
+    """Write an HTML page, figures and tables (Markdown, CSV) about runs that were evaluated.
+
+    Example: guiderec report runs/base-0 runs/new-0 --out runs/report
+    """
     if out is None and len(runs) > 1:
         raise typer.BadParameter("a report on several runs needs a directory.", param_hint="--out")
     from guiderec.report.page import write
 
     written = write(runs, out or runs[0] / "report", part=part)
-    result = {"page": written.page, "table": written.table, "figures": list(written.figures)}
+    result = {
+        "page": written.page,
+        "table": written.table,
+        "numbers": written.numbers,
+        "figures": list(written.figures),
+    }
 
     def show(console: Console) -> None:
         console.print(f"{written.page}: open it in a browser.", markup=False, soft_wrap=True)
         console.print(
-            f"{written.table} and {len(written.figures)} figures lie beside it.", markup=False, soft_wrap=True
+            f"{written.table}, {written.numbers.name} and {len(written.figures)} figures lie beside it.",
+            markup=False,
+            soft_wrap=True,
         )
 
     answer(result, as_json, show)

@@ -1,4 +1,4 @@
-"""The report of one or several runs: `index.html`, the figures as PNG and `table.md`, all from records alone."""
+"""The report of one or several runs: `index.html`, figures as PNG, `table.md`, `numbers.csv`; from records alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from guiderec.errors import ConfigError
 from guiderec.report import interests, steering, tables
@@ -24,6 +26,7 @@ class Written:
 
     page: Path
     table: Path
+    numbers: Path
     figures: tuple[Path, ...]
 
 
@@ -43,7 +46,8 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     """Write the report of `runs` on `part` into the directory `out`, which is created when needed.
 
     The page needs no other file and no network: the figures are inside it, in a light and a dark version; beside it
-    each figure lies as PNG (`NAME.png`, light). An existing report is overwritten.
+    each figure lies as PNG (`NAME.png`, light), and every metric in long form (`numbers.csv`, see `tables.numbers`).
+    An existing report is overwritten.
 
     Raises
     ------
@@ -77,8 +81,9 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     shown = [*summaries, *(picture for section in sections for picture in (section.curves, section.ranks) if picture)]
 
     out.mkdir(parents=True, exist_ok=True)
-    page, table = out / "index.html", out / "table.md"
+    page, table, numbers = out / "index.html", out / "table.md", out / "numbers.csv"
     table.write_text(_markdown(records, tabulated), encoding="utf-8")
+    pl.DataFrame(tables.numbers(records, part), infer_schema_length=None).write_csv(numbers)
     for picture in shown:
         (out / f"{picture.name}.png").write_bytes(picture.light)
     page.write_text(
@@ -94,7 +99,7 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
         ),
         encoding="utf-8",
     )
-    return Written(page, table, tuple(out / f"{picture.name}.png" for picture in shown))
+    return Written(page, table, numbers, tuple(out / f"{picture.name}.png" for picture in shown))
 
 
 def _template() -> Any:

@@ -49,8 +49,8 @@ class Table:
         parts = [f"**{_escape(self.caption)}**", "\n".join([head, rule, *body]), _escape(self.note)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
-    def rich(self) -> rich.table.Table:
-        """The same table for a terminal."""
+    def rich(self, *, details: bool = True) -> rich.table.Table:
+        """The same table for a terminal; without `details` a row takes one line where there is room."""
         shown = rich.table.Table(
             title=rich.text.Text(self.caption, style="bold"),
             caption=rich.text.Text(self.note, style="dim") if self.note else None,
@@ -63,7 +63,7 @@ class Table:
         for number, name in enumerate(self.columns):
             shown.add_column(rich.text.Text(name), justify="right" if number else "left", overflow="fold")
         for row in self.rows:
-            shown.add_row(*(_rich_cell(cell) for cell in row))
+            shown.add_row(*(_rich_cell(cell if details else replace(cell, detail="")) for cell in row))
         return shown
 
 
@@ -165,6 +165,28 @@ def distributions(runs: Sequence[Run], part: str = "test") -> list[Table]:
     Runs whose vectors were not measured on `part` are left out; no table where there are no others.
     """
     return [_distribution_table(group, names, part) for group, names in measured_together(runs, part)]
+
+
+def numbers(runs: Sequence[Run], part: str = "test") -> list[dict[str, Any]]:
+    """Every metric of `part` in long form: one line for each run, label, treatment of seen items and metric."""
+    return [
+        {
+            "run": str(run.path),
+            "recipe": run.name,
+            "seed": run.seed,
+            "part": part,
+            "label": each.removeprefix(part).removeprefix("-"),
+            "seen": record.get("seen"),
+            "metric": metric,
+            **{end: value[end] for end in ("mean", "low", "high")},
+            "n_rows": run.evaluations[each].record.get("n_rows"),
+        }
+        for run in runs
+        for each in sorted(run.evaluations)
+        if each == part or each.startswith(f"{part}-")
+        for record in (run.evaluations[each].record, run.evaluations[each].otherwise)
+        for metric, value in record.get("metrics", {}).items()
+    ]
 
 
 def provenance(runs: Sequence[Run]) -> Table:
