@@ -29,7 +29,7 @@ def test_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     shop.log.write_csv("log.csv")
     shop.dataset.vocabulary.table.write_parquet("items.parquet")  # type: ignore[union-attr]
     run = [command for command in commands(page) if command[0] == "guiderec" and command[1] != "serve"]  # never returns
-    assert {command[1] for command in run} == {"data", "doctor", "train", "evaluate", "recommend", "report"}
+    assert {command[1] for command in run} == {"data", "doctor", "train", "evaluate", "compare", "recommend", "report"}
     for command in run:
         assert main(command[1:]) == 0, f"{' '.join(command)}: {capfd.readouterr().err}"
         if command[1] == "recommend":
