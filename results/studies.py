@@ -220,12 +220,15 @@ def _at_inference(published: bool) -> dict[str, Reading]:
 def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
     """AlignDiff, its ablations, and what its paper compares it with, as far as it is here.
 
-    `epochs` of SASRec and Guided SASRec at most; `slow` is the budget of DiffuRec and AlignDiff.
+    `epochs` at most of the models that learn all prefixes in one pass; `slow` is the budget of DiffuRec and AlignDiff.
     """
     runs = {
         "popularity": POPULARITY,
         "markov": replace(MARKOV, learns_from="the same targets"),
+        "gru4rec": Run("GRU4Rec", f"gru4rec:{data_set}_leave_one_out", published="GRU4Rec"),
+        "caser": Run("Caser", f"caser:{data_set}_leave_one_out", published="Caser"),
         "sasrec": Run("SASRec", f"sasrec:{data_set}_leave_one_out", published="SASRec"),
+        "bert4rec": Run("BERT4Rec", f"bert4rec:{data_set}_leave_one_out", published="BERT4Rec"),
         "guided-sasrec": Run("Guided SASRec", f"guided_sasrec:{data_set}_leave_one_out"),
         "cadirec": Run("CaDiRec", f"cadirec:{data_set}", published="CaDiRec"),
         "diffurec": Run(
@@ -257,7 +260,7 @@ def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
     }
     untrained = {"metrics": [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]}
     runs.update({name: replace(runs[name], options=untrained) for name in ("popularity", "markov")})
-    for name in ("sasrec", "guided-sasrec"):
+    for name in ("gru4rec", "caser", "sasrec", "bert4rec", "guided-sasrec"):
         runs[name] = runs[name].with_options(training__epochs=epochs)
     runs["cadirec"] = runs["cadirec"].with_options(training__epochs=30, training__patience=5)
     for name in [name for name in runs if name.startswith(("diffurec", "aligndiff"))]:
@@ -296,6 +299,7 @@ def _sessions(data_set: str, runs: Mapping[str, Options]) -> dict[str, Run]:
     known = {
         "popularity": POPULARITY,
         "markov": replace(MARKOV, learns_from="the same targets"),
+        "gru4rec": Run("GRU4Rec", f"gru4rec:{data_set}", published="GRU4Rec"),
         "sasrec": Run("SASRec", f"sasrec:{data_set}", published="SASRec"),
         "comirec": Run("ComiRec", f"comirec:{data_set}", published="ComiRec"),
         "diffrec": Run("DiffRec", f"diffrec:{data_set}", published="DiffRec"),
@@ -403,7 +407,10 @@ STUDIES: dict[str, Study] = {
             "sasrec-last-position": Run(
                 "SASRec trained on the last item of a user", "sasrec:beauty_last_position", published="SASRec"
             ),
+            "gru4rec": Run("GRU4Rec", "gru4rec:beauty", published="GRU4Rec", learns_from=MORE_TARGETS),
+            "caser": Run("Caser", "caser:beauty", learns_from=MORE_TARGETS),
             "sasrec-every-position": SASREC,
+            "bert4rec": Run("BERT4Rec", "bert4rec:beauty", published="BERT4Rec", learns_from=MORE_TARGETS),
         },
     ),
     **{
@@ -544,6 +551,7 @@ STUDIES: dict[str, Study] = {
                 {
                     "popularity": UNTRAINED,
                     "markov": UNTRAINED,
+                    "gru4rec": SASREC_ON_SESSIONS,
                     "sasrec": SASREC_ON_SESSIONS,
                     "comirec": {"training.epochs": 30, "training.patience": 2},
                     "diffrec": {
@@ -642,6 +650,7 @@ STUDIES: dict[str, Study] = {
             {
                 "popularity": UNTRAINED,
                 "markov": UNTRAINED,
+                "gru4rec": {**PART_OF_THE_ROWS, **SASREC_ON_SESSIONS},
                 "sasrec": {**PART_OF_THE_ROWS, **SASREC_ON_SESSIONS},
                 "dreamrec": {**PART_OF_THE_ROWS, **DREAMREC_ON_SESSIONS},
                 "dimerec": {**SHORT_ITEMS, **PART_OF_THE_ROWS},
