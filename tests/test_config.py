@@ -261,6 +261,14 @@ def test_override_of_what_does_not_exist(path: str, text: str):
     assert problem(override, Whole(), {path: 3}).startswith(f"Whole: 1 problem. {text}")
 
 
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5_000])
+def test_absurd_values_are_problems_like_any_other(value: str):
+    with pytest.raises(ConfigError) as caught:
+        override(Whole(), {"model.dim": value})
+    assert len(str(caught.value)) < 400
+    assert "'model.dim' = " in str(caught.value)
+
+
 def test_override_reports_unknown_paths_and_bad_values_together():
     text = problem(override, Whole(), {"modle.dim": 3, "budgte.epochs": 1, "model.heads": "many", "budget.epochs": 0})
     assert text.startswith("Whole: 4 problems. ")

@@ -209,7 +209,7 @@ def _parse(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, nested absurdly deep
         return value
 
 
@@ -252,8 +252,19 @@ def _problems(part: type[BaseModel], data: Any, error: ValidationError) -> list[
         elif kind == "value_error":
             sentences.append(f"'{where}': {str(context['error']).rstrip('.')}.")
         else:
-            sentences.append(f"'{where}' = {problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]}.")
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            sentences.append(f"'{where}' = {_shown(problem['input'])}: {message}.")
     return sentences
+
+
+def _shown(value: Any) -> str:
+    """A value as code, cut where it is very long: a message is one line."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+_LONGEST_VALUE = 200
+"""Characters of a value in a message."""
 
 
 def _place(

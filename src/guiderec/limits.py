@@ -18,6 +18,11 @@ MAX_OPTION = 10_000
 """Any whole number among the options of a model: widths, layers, steps, neighbours. A million layers would be made for
 minutes before the weights are seen not to fit."""
 
+MAX_CUTOFF = 10_000
+"""k of a metric. Lists of that length are kept for every row of a batch."""
+MAX_SEED = 2**63 - 1
+"""What the generators of torch take."""
+
 
 def beyond(model: Part, max_length: int) -> list[str]:
     """What of a model's options is out of bounds, as sentences; empty where nothing is.

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from guiderec.config import Part
+from guiderec.data import parquet
 from guiderec.data.batch import PADDING, Query
 from guiderec.data.dataset import RawId, Vocabulary
 from guiderec.errors import CheckpointError, ConfigError, DataError
@@ -299,7 +300,7 @@ class Model:
             save_tensors(draft / "weights.safetensors", self.recommender.state_dict())
             table = self.vocabulary.table
             table = pl.DataFrame({"item": list(self.vocabulary.raw)}) if table is None else table
-            table.write_parquet(draft / "items.parquet")
+            parquet.write(table, draft / "items.parquet")
             description = Description(
                 model=self.recommender.config.to_plain(), n_items=len(self.vocabulary), max_length=self.max_length
             )

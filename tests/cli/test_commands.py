@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from guiderec.cli.console import answer
 from guiderec.cli.main import app
 
 from .conftest import Cli
@@ -156,6 +159,7 @@ def test_the_package_runs_as_a_module() -> None:
         (["evaluate", "absent", "--data", "x"], "DataError", "x"),
         (["recommend", "absent", "--history", "a"], "CheckpointError", "absent"),
         (["compare", "absent", "absent"], "CheckpointError", "absent"),
+        (["train", "popularity:default", "--data", "x", "--seed", "9" * 30], "ConfigError", "'seed' = 9999"),
         (["compare", "absent"], "DataError", "at least one run on each side"),
         (["compare", "a,b", "c", "--distribution"], "DataError", "at least two runs each"),
         (["compare", "a,b", "c,d", "--distribution"], "CheckpointError", "a has no distribution of part 'test'"),
@@ -201,6 +205,29 @@ def test_a_file_in_the_way_is_one_line(cli: Cli, split: object, tmp_path: Path) 
     (tmp_path / "file").write_text("not a directory")
     done = cli("train", "popularity:default", "--data", split, "--out", tmp_path / "file" / "run")
     assert (done.status, done.err) == (2, f"error: {tmp_path / 'file' / 'run'}: Not a directory.\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_answer_that_cannot_be_written_is_one_line(options: list[str]) -> None:
+    code = f"import sys; from guiderec.cli.main import main; sys.exit(main(['recipes', *{options}]))"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device.\n")
+
+
+def test_a_terminal_that_lacks_characters_gets_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a pipe on Windows does, in whose encoding most names of the world cannot be written."""
+
+    def written(as_json: bool) -> str:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr(sys, "stdout", stream)
+        answer({"name": "Café 😀"}, as_json, lambda console: console.print("Café 😀"))
+        stream.flush()
+        return stream.buffer.getvalue().decode()  # type: ignore[attr-defined, no-any-return]
+
+    assert json.loads(written(True)) == {"name": "Café 😀"}
+    assert written(False) == "Caf? ?\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,12 +65,17 @@ def test_a_saved_split_keeps_them(tmp_path: Path) -> None:
     pl.DataFrame({"part": ["test"], "row": [99], "item": [3]}).write_parquet(tmp_path / "split" / "dislikes.parquet")
     with pytest.raises(DataError, match=r"test row 99, item 3: not in the split"):
         prepared.load(tmp_path / "split")
+    pl.DataFrame({"part": [1], "row": ["x"], "item": [3]}).write_parquet(tmp_path / "split" / "dislikes.parquet")
+    with pytest.raises(DataError, match=r"part, row and item hold Int64, String and Int64, expected text, whole"):
+        prepared.load(tmp_path / "split")
 
 
 def test_what_is_missing_is_said() -> None:
     ratings = log()
     with pytest.raises(DataError, match=r"no user of an evaluation row rated an item 0\.1 or less"):
         with_dislikes(split(ratings), ratings, at_most=0.1)
+    with pytest.raises(DataError, match="a rating that is a finite number, got nan"):  # all are at most that, to polars
+        with_dislikes(split(ratings), ratings, at_most=float("nan"))
     unrated = Interactions.read(ratings.frame.collect().select("user", "item", "time"))
     with pytest.raises(DataError, match="there is no rating"):
         with_dislikes(split(ratings), unrated, at_most=2)

@@ -248,6 +248,20 @@ def message(source, **options) -> str:
             ' Hint: the unit is not seconds: time_unit="ms", "us" or "ns" (--time-unit).',
         ),
         (
+            HEAD + "u1,2,-1e308\n",
+            "'time' lies before the year 1 in 1 of 1 rows (first: line 2, user 'u1', value '-1e308')."
+            " Hint: remove these events, or read without times (--order row).",
+        ),
+        (
+            HEAD + "u1,2,0000-12-31\n",
+            "'time' lies before the year 1 in 1 of 1 rows (first: line 2, user 'u1', value '0000-12-31')."
+            " Hint: remove these events, or read without times (--order row).",
+        ),
+        (
+            "user,item,time,item\n1,2,3,4\n",
+            "the column 'item' for 'item' stands there more than once. Hint: rename or remove one of them.",
+        ),
+        (
             "user,item,rating\n1,2,4\n1,3,good\n",
             "'rating' is not a number in 1 of 2 rows (first: line 3, user '1', value 'good')."
             " Hint: remove these events, or leave the rating column out.",

@@ -226,11 +226,45 @@ def loo(tmp_path: Path, frame: pl.DataFrame) -> Path:
             pl.DataFrame({"user": [1], "items": [[5, 6, 7]], "times": [[1, 2]]}),
             "'times' and 'items' differ in length in some rows.",
         ),
+        (
+            pl.DataFrame({"user": [1], "items": [[5, 6, 7]], "times": [4]}),
+            "'times' holds Int64, expected a list of whole seconds since 1970 per row.",
+        ),
+        (
+            pl.DataFrame({"user": [1], "items": [[5, 6, 7]], "times": [[1, None, 2]]}),
+            "'times' holds 1 empty times.",
+        ),
+        (pl.DataFrame({"user": [1.5], "items": [[5, 6, 7]]}), "'user' holds Float64; ids are text or integers."),
+        (
+            pl.DataFrame({"user": [1], "items": [[[5], [6], [7]]]}),
+            "'items' holds List(Int64); ids are text or integers.",
+        ),
     ],
 )
 def test_bad_sequence_files(tmp_path, frame, expected):
     folder = loo(tmp_path, frame)
     assert message(folder) == f"{folder / 'sequences.parquet'}: {expected}"
+
+
+def test_ids_beyond_64_bits_are_named(tmp_path):
+    folder = loo(tmp_path, pl.DataFrame({"user": pl.Series([2**63], dtype=pl.UInt64), "items": [[1, 2, 3]]}))
+    assert message(folder).startswith(f"{folder / 'sequences.parquet'}: 'user' is not all Int64 (conversion from `u64`")
+
+
+def test_narrow_columns_meet_a_wide_catalogue(tmp_path):
+    """A part that some program stored in bytes, and a catalogue whose ids do not fit into them."""
+    folder = loo(tmp_path, pl.DataFrame({"user": [1], "items": pl.Series([[1, 2, 3, 1]], dtype=pl.List(pl.Int8))}))
+    pl.DataFrame({"item": [1, 2, 3, 40_000]}).write_parquet(tmp_path / "items.parquet")
+    assert prepared.load(folder).vocabulary.raw == (1, 2, 3, 40_000)
+
+
+def test_files_of_one_split_have_one_kind_of_ids(tmp_path):
+    folder = write(tmp_path / "user-split", train=[[1, 2]], valid=[[2, 1]], test=[[1, 2]])
+    frame = pl.read_parquet(folder / "valid.parquet")
+    frame.with_columns(pl.col("user").cast(pl.String)).write_parquet(folder / "valid.parquet")
+    assert message(folder) == (
+        f"{folder}: 'user' holds text in valid.parquet and integers in train.parquet; ids are of one kind."
+    )
 
 
 def test_stored_padding_is_not_in_the_catalogue(tmp_path):
@@ -251,6 +285,12 @@ def test_bad_item_tables(tmp_path):
     assert message(folder) == f"{table}: 'item' 2 stands in more than one row."
     pl.DataFrame({"item": ["1", "2", "3"]}).write_parquet(table)
     assert message(folder) == f"{table}: 'item' holds String, the sequences hold Int64."
+    pl.DataFrame({"item": [1, 2, 3], "category": [[[1]], [[2]], [[3]]]}).write_parquet(table)
+    assert message(folder) == f"{table}: 'category' holds List(List(Int64)), expected text."
+    pl.DataFrame({"item": [1, 2, 3], "title": [["a"], ["b"], ["c"]]}).write_parquet(table)
+    assert message(folder) == f"{table}: 'title' holds List(String), expected text."
+    pl.DataFrame({"item": pl.Series([None], dtype=pl.Int64)}).write_parquet(table)
+    assert message(folder) == f"{table}: no row has an id in 'item'."
     table.write_bytes(b"nothing")
     assert message(folder).startswith(f"{table}: not a readable Parquet file (")
 
@@ -266,6 +306,19 @@ def test_records_that_lie(tmp_path):
     assert message(folder).startswith(f"{folder / 'split.json'}: not the record of a prepared split (")
     (folder / "split.json").write_text(json.dumps({"format_version": 1, "name": "x"}))
     assert message(folder) == f"{folder / 'split.json'}: fingerprint, protocol missing."
+
+    for entry, value, expected in (
+        ("protocol", "leave-one-out", "'protocol' is or holds 'leave-one-out', expected an object."),
+        ("protocol", {"name": "leave"}, "'leave' is not a protocol."),
+        ("fingerprint", None, "'fingerprint' is or holds None, expected an object."),
+        ("filters", None, "'filters' is or holds None, expected a list of objects."),
+        ("filters", ["k-core"], "'filters' is or holds 'k-core', expected an object."),
+        ("name", [1], "'name' is or holds [1], expected text."),
+    ):
+        (folder / "split.json").write_text(json.dumps({**record, entry: value}))
+        assert message(folder).startswith(f"{folder / 'split.json'}: {expected}")
+    (folder / "split.json").write_text("[" * 100_000)
+    assert message(folder).startswith(f"{folder / 'split.json'}: not the record of a prepared split (RecursionError")
 
     (folder / "split.json").write_text(json.dumps(record))
     frame = pl.read_parquet(folder / "sequences.parquet")

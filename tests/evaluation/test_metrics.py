@@ -52,6 +52,8 @@ def test_hr_is_recall_and_names_are_read_loosely() -> None:
         ("recall@-1", "needs a cutoff of at least 1"),
         ("ndcg@ten", "needs a cutoff of at least 1"),
         ("ndcg@²", "needs a cutoff of at least 1"),
+        ("recall@10001", "has a cutoff beyond 10,000"),
+        ("recall@" + "9" * 5_000, "has a cutoff beyond 10,000"),
     ],
 )
 def test_bad_names(text: str, message: str) -> None:

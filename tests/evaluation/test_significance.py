@@ -209,6 +209,12 @@ def test_runs_that_answer_other_questions(tmp_path: Path) -> None:
         compare([a], [a], part="valid")
     with pytest.raises(DataError, match="at least one run on each side"):
         compare([a])
+    odd = write_run(tmp_path / "odd", ranks_of(0))
+    rows = pl.read_parquet(odd / "evaluation" / "test.parquet")
+    for damage in (rows.drop("user"), rows.with_columns(pl.col("recall@5").cast(pl.String))):
+        damage.write_parquet(odd / "evaluation" / "test.parquet")
+        with pytest.raises(CheckpointError, match=r"odd: its rows have not all a number '(user|recall@5)'"):
+            compare([a], [odd])
     (a / "data.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"records of .* cannot be read"):
         compare([a], [write_run(tmp_path / "b", ranks_of(0))])

@@ -50,11 +50,20 @@ def test_what_is_no_run_says_so(tmp_path: Path) -> None:
         ("experiment.json", "{", r"experiment\.json: not readable as JSON"),
         ("environment.json", "[1]", "expected a JSON object, found list"),
         ("evaluation/test.json", '{"metrics": {"recall@5": {"mean": 1}}}', "its mean, low and high"),
+        ("experiment.json", "[" * 100_000, r"experiment\.json: not readable as JSON"),
+        ("experiment.json", '{"model": 5}', r"experiment\.json: 'model' must be an object, found int"),
+        ("data.json", '{"protocol": "x"}', r"data\.json: 'protocol' must be an object, found str"),
+        ("evaluation/test.json", '{"metrics": {}}', "'metrics' names no metric"),
+        ("log.jsonl", "5\n", r"log\.jsonl: line 1 is not an event, but int"),
+        ("evaluation/test.json", '{"metrics": {"recall@5": 1}}', "its mean, low and high"),
+        ("evaluation/test.json", '{"metrics": {"recall@5": {"mean": "x", "low": 0, "high": 1}}}', "its mean, low and"),
+        ("distribution/test.json", '{"n_rows": 1, "mmd2": "x", "p": 1, "median_distance": 1}', "'mmd2' must be a"),
         ("evaluation/test.json", '{"metrics": {}, "otherwise": {"seen": "mask"}}', r"'otherwise\.metrics' must map"),
     ],
 )
 def test_damaged_records_are_named(make_run: MakeRun, file: str, content: str | None, message: str) -> None:
     run = make_run()
+    (run / file).parent.mkdir(exist_ok=True)
     (run / file).unlink() if content is None else (run / file).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         read(run)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -117,6 +119,58 @@ def test_a_damaged_state_is_named(run):
     (run / "checkpoint" / "state.json").write_text('{"format": 1,')
     with pytest.raises(CheckpointError, match=r"state\.json: not valid JSON"):
         resume(run)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("files", 5, "names no weights and optimizer files"),
+        ("files", {"weights": "../w", "optimizer": "o"}, "names no weights and optimizer files"),
+        ("identity", None, "'identity' is None, expected an object"),
+        ("log_bytes", "x", "'log_bytes' is 'x', expected a whole number"),
+        ("progress", {"step": "x"}, r"'progress\.step' = 'x' is not where a run can be"),
+        ("progress", {"zz": 1}, r"'progress\.step' = None is not where a run can be"),
+        ("meter", {"zz": 1}, "'meter' holds no sums of losses"),
+    ],
+)
+def test_a_state_with_something_else_in_it_is_named(run, entry, value, message):
+    path = run / "checkpoint" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), entry: value}))
+    with pytest.raises(CheckpointError, match=rf"state\.json: {message}"):
+        resume(run)
+
+
+def test_a_full_disk_is_named(tmp_path):
+    """safetensors and polars wrap what the system said in errors of their own."""
+    program = """
+import resource, signal, sys
+from pathlib import Path
+import polars as pl, torch
+from guiderec.data import parquet
+from guiderec.errors import GuideRecError
+from guiderec.training.checkpoint import save_tensors
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # bytes: as if there were no more on the disk
+folder = Path(sys.argv[1])
+for write in (
+    lambda: save_tensors(folder / "weights.safetensors", {"w": torch.rand(100_000)}),
+    lambda: parquet.write(pl.DataFrame({"a": torch.rand(100_000).numpy()}), folder / "rows.parquet"),
+):
+    try:
+        write()
+    except GuideRecError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    weights, rows = done.stdout.splitlines()
+    assert weights.startswith(f"{tmp_path / 'weights.safetensors'}: cannot be written (")
+    assert rows.startswith(f"{tmp_path / 'rows.parquet'}: cannot be written (")
+    assert "File too large" in weights
+    assert "File too large" in rows
+    assert not (tmp_path / "weights.safetensors").exists()
 
 
 def test_another_format_is_refused(run):

@@ -17,6 +17,7 @@ from guiderec.data.loader import Loader
 from guiderec.errors import CheckpointError, ConfigError, TrainingError
 from guiderec.models.base import Recommender
 from guiderec.rng import Noise, seed_everything
+from guiderec.training.distributed import join
 from guiderec.training.loop import Training
 
 SHORT = Training(batch_size=10, epochs=3, learning_rate=0.02, log_every_steps=4)
@@ -389,3 +390,10 @@ def test_the_loader_must_have_the_batch_size_of_the_training(tmp_path):
     loader = Loader(make_rows(), batch_size=7, max_length=LENGTH)
     with pytest.raises(ConfigError, match="The loader has batch_size 7, the training 10"):
         fit(Tiny(TinyConfig()), loader, validate, SHORT, tmp_path, seed=0)
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch):
+    """Also when a run that was trained on one is evaluated elsewhere."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"torch finds no GPU here\. Hint: --set training\.accelerator=cpu"):
+        join(accelerator="cuda", precision="fp32")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import sys
@@ -23,19 +25,29 @@ def answer(result: Mapping[str, Any], as_json: bool, show: Callable[[Console], N
         return
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of another encoding, a character it lacks is a question mark
+        sys.stdout.reconfigure(errors="replace")
     show(Console(highlight=False))
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """One JSON object on one line. Numbers that JSON lacks (nan, infinity) become null; paths become text."""
-    print(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False, default=str))
+    """One JSON object on one line. Numbers that JSON lacks (nan, infinity) become null; paths become text.
+
+    Where stdout cannot write a character, all beyond ASCII are escaped.
+    """
+    plain = _plain(result)
+    try:
+        print(json.dumps(plain, ensure_ascii=False, allow_nan=False, default=str))
+    except UnicodeEncodeError:
+        print(json.dumps(plain, allow_nan=False, default=str))
 
 
 def fail(message: str, *, kind: str, as_json: bool) -> None:
     """Say on stderr, on one line, why a command failed; with `--json` also as an object on stdout."""
     line = " ".join(message.split())
     if as_json:
-        print_json({"error": line, "type": kind})
+        with contextlib.suppress(OSError):  # it may be stdout itself that failed
+            print_json({"error": line, "type": kind})
     print(f"error: {line}", file=sys.stderr)
 
 

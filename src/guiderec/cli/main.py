@@ -6,6 +6,7 @@ interrupted. A traceback is a fault of ours.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     try:
         status = app(arguments, prog_name="guiderec", standalone_mode=False)
+        print(end="", flush=True)  # while what cannot be written is still an error like any other
     except GuideRecError as error:
         fail(str(error), kind=type(error).__name__, as_json=as_json)
         return 2
@@ -76,9 +78,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # permissions, a full disk, a file where a directory should be
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}.", kind=type(error).__name__, as_json=as_json)
+        _forget_what_cannot_be_written()
         return 2
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     if status == _INTERRUPTED:  # what typer makes of Ctrl-C inside a command
         fail("interrupted.", kind="Interrupted", as_json=as_json)
     return status if isinstance(status, int) else 0
+
+
+def _forget_what_cannot_be_written() -> None:
+    """Where stdout is a closed pipe or a full disk, Python would try again on exit, and complain over the error."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,7 @@ Training never sees them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -28,8 +29,11 @@ def with_dislikes(dataset: Dataset, log: Interactions, *, at_most: float) -> Dat
     Raises
     ------
     DataError
-        When the log has no ratings or times, the split no times, or no row has a dislike.
+        For an `at_most` that is not finite; when the log has no ratings or times, the split no times, or no row has a
+        dislike.
     """
+    if not math.isfinite(at_most):
+        raise DataError(f"{log.source}: dislikes need a rating that is a finite number, got {at_most}.")
     missing = [role for role in ("rating", "time") if role not in log.columns]
     if missing:
         raise DataError(f"{log.source}: dislikes need ratings with their times, and there is no {missing[0]}.")

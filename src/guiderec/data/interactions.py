@@ -50,6 +50,8 @@ MISSING_IDS = frozenset({"nan", "null", "none", "nat", "<na>"})
 """Texts that an empty cell turns into on its way through other programs; compared in lower case."""
 
 TICKS: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_EARLIEST = -62_135_596_800
+"""Seconds from 1970 back to the year 1: earlier times have no date, and overflow."""
 _LATEST = 32_503_680_000
 """Seconds from 1970 to the year 3000: later times are a wrong unit."""
 
@@ -118,13 +120,14 @@ class Interactions:
         ------
         DataError
             For an unreadable or empty source, a missing column, a null or empty id, an id that stands for padding, a
-            time that cannot be read or lies beyond the year 3000.
+            time that cannot be read or lies before the year 1 or beyond the year 3000.
         """
         frame, label, stem = _open(source)
         place = _Place(label, *_first_line(source))
         given: dict[Role, str | None] = {"user": user, "item": item, "time": time, "rating": rating}
         schema = _schema(frame, label)
         found = _resolve(schema, given, label, skip={"time"} if order == "row" else set())
+        _refuse_repeated(found, schema, place)
         frame = frame.select(*(pl.col(column).alias(role) for role, column in found.items())).with_row_index("row")
         frame, ticks = _typed(frame, found, place, time_unit)
         return cls(frame, label, name or stem, tuple(found), order, ticks)
@@ -277,6 +280,8 @@ def _open(source: Any) -> tuple[pl.LazyFrame, str, str]:
         raise DataError(f"A log is a file or a Polars or pandas frame, not {type(source).__name__}.")
     path = Path(source)
     if not path.is_file():
+        if path.exists():
+            raise DataError(f"{path}: not a regular file.")
         raise DataError(f"{path}: no such file.", hint=_files_near(path))
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
@@ -358,6 +363,16 @@ def _by_alias(role: Role, columns: list[str], source: str) -> str | None:
         if matches:
             return matches[0]
     return None
+
+
+def _refuse_repeated(found: Mapping[str, str], schema: pl.Schema, place: _Place) -> None:
+    """DataError where a text file has a column of a role twice: polars renames the second, and takes the first."""
+    for role, column in found.items():
+        if place.unit == "line" and f"{column}_duplicated_0" in schema:
+            raise DataError(
+                f"{place.source}: the column '{column}' for '{role}' stands there more than once.",
+                hint="rename or remove one of them.",
+            )
 
 
 # --- values -------------------------------------------------------------------------------------------------------
@@ -467,6 +482,7 @@ def _check_values(raw: pl.LazyFrame, typed: pl.LazyFrame, found: Mapping[str, st
             faults[role, "stands for padding"] = lower.is_in(list(SPECIAL_IDS))
     if "time" in found:
         faults["time", "is empty or cannot be read as a time"] = pl.col("time").is_null()
+        faults["time", "lies before the year 1"] = pl.col("time") < _EARLIEST * ticks
         faults["time", "lies beyond the year 3000"] = pl.col("time") > _LATEST * ticks
     if "rating" in found:
         faults["rating", "is not a number"] = ~pl.col("rating").is_finite().fill_null(False)
@@ -483,6 +499,7 @@ _HINTS = {
     "stands for a missing value": "remove these events, or rename the id if it is real.",
     "stands for padding": "padding is not stored in a log: remove these events, or rename the id if it is real.",
     "is empty or cannot be read as a time": "times are numbers, dates or ISO texts (2014-07-01T12:00:00Z).",
+    "lies before the year 1": "remove these events, or read without times (--order row).",
     "lies beyond the year 3000": 'the unit is not seconds: time_unit="ms", "us" or "ns" (--time-unit).',
     "is not a number": "remove these events, or leave the rating column out.",
 }

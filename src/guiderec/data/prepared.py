@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from guiderec.data import parquet
 from guiderec.data.dataset import EVALUATED, PARTS, Dataset, Fingerprint, Vocabulary
 from guiderec.data.impressions import with_shown
 from guiderec.data.interactions import encode
@@ -43,7 +44,7 @@ from guiderec.data.protocols import (
     protocol_from_plain,
 )
 from guiderec.data.sequences import Ids, ItemLists, Rows, Sequences
-from guiderec.errors import DataError
+from guiderec.errors import ConfigError, DataError
 
 FORMAT_VERSION = 1
 """Version of the folder format that `save` writes."""
@@ -95,6 +96,7 @@ def load(path: str | Path, *, training_rows: TrainingRows | None = None, max_ite
     protocol = protocol.replace(**changes)
     whole = isinstance(protocol, LeaveOneOut)
     frames = {name: _read_sequences(folder / f"{name}.parquet") for name in (("sequences",) if whole else PARTS)}
+    _require_one_kind(frames, folder)
     vocabulary = _vocabulary(folder, id_column, frames)
     users = _text_users(frames)
     read = {name: _sequences(frame, vocabulary, users, folder / f"{name}.parquet") for name, frame in frames.items()}
@@ -103,7 +105,9 @@ def load(path: str | Path, *, training_rows: TrainingRows | None = None, max_ite
         sequences = read["sequences"] if max_items is None else read["sequences"].newest(max_items)
         dataset = protocol.dataset(sequences, vocabulary, name=name, users=users)
     else:
-        dataset = _dataset_of_parts(protocol, read, frames, vocabulary, users, name=name, max_items=max_items)
+        dataset = _dataset_of_parts(
+            protocol, read, frames, vocabulary, users, folder=folder, name=name, max_items=max_items
+        )
     if record is None:
         return dataset
     if max_items is None:
@@ -178,7 +182,7 @@ def with_items(dataset: Dataset, file: str | Path, *, id_column: str = "item") -
     """
     table = _item_table(Path(file), id_column)
     raw = pl.DataFrame({"item": list(dataset.vocabulary.raw)})
-    known = table.with_columns(pl.col("item").cast(raw.schema["item"]))
+    known = table.with_columns(pl.col("item").cast(raw.schema["item"], strict=False))
     if not raw["item"].is_in(known["item"].implode()).any():
         raise DataError(f"{file}: '{id_column}' lists none of the {len(raw):,} items of {dataset.name}.")
     joined = raw.join(known, on="item", how="left", maintain_order="left")
@@ -207,19 +211,35 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads(file.read_text(encoding="utf-8"))
         version = record["format_version"]
         missing = {"name", "protocol", "fingerprint"} - record.keys()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file}: not the record of a prepared split ({error!r}).") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{file}: not the record of a prepared split ({type(error).__name__}: {error}).") from None
     if version != FORMAT_VERSION:
         raise DataError(f"{file}: format version {version}, and this version of GuideRec reads {FORMAT_VERSION}.")
     if missing:
         raise DataError(f"{file}: {', '.join(sorted(missing))} missing.")
+    filters = record.get("filters", [])
+    for entry, value, kind in (
+        ("name", record["name"], str),
+        ("protocol", record["protocol"], dict),
+        ("fingerprint", record["fingerprint"], dict),
+        ("filters", filters, list),
+        *(("filters", part, dict) for part in (filters if isinstance(filters, list) else [])),
+    ):
+        if not isinstance(value, kind):
+            raise DataError(f"{file}: '{entry}' is or holds {value!r}, expected {_JSON[kind]}.")
     return dict(record)
+
+
+_JSON = {str: "text", dict: "an object", list: "a list of objects"}
 
 
 def _recognise(folder: Path, record: Mapping[str, Any] | None) -> tuple[Protocol, str]:
     """Protocol and id column of the folder."""
     if record is not None:
-        return protocol_from_plain(record["protocol"]), "item"
+        try:
+            return protocol_from_plain(record["protocol"]), "item"
+        except ConfigError as error:
+            raise DataError(f"{folder / 'split.json'}: {error}") from None
     layout = LAYOUTS.get(folder.resolve().name)
     whole = layout is not None and isinstance(layout.protocol, LeaveOneOut)
     wanted = ["sequences.parquet"] if whole else [f"{part}.parquet" for part in PARTS]
@@ -259,7 +279,7 @@ def _read_parquet(file: Path) -> pl.DataFrame:
 
 
 def _read_sequences(file: Path) -> pl.DataFrame:
-    """Columns `user` and `items` of one file, checked: no null and no sequence without items."""
+    """Columns `user` and `items` of one file, checked: text or int64, no null and no sequence without items."""
     frame = _read_parquet(file)
     for column in ("user", "items"):
         if column not in frame.columns:
@@ -279,27 +299,53 @@ def _read_sequences(file: Path) -> pl.DataFrame:
             raise DataError(
                 f"{file}: '{column}' is null or empty in {bad.sum():,} of {len(frame):,} rows (first: row {first})."
             )
+    for column, kind in (("user", frame.schema["user"]), ("items", frame.schema["items"].inner)):
+        if _ids_kind(kind, f"{file}: '{column}'") == "integer":
+            frame = frame.with_columns(
+                _cast(frame[column], pl.Int64() if column == "user" else pl.List(pl.Int64), file)
+            )
     return frame
 
 
-def _ids_kind(series: pl.Series) -> Literal["text", "integer"]:
-    if series.dtype.is_integer():
+def _ids_kind(held: Any, where: str) -> Literal["text", "integer"]:
+    """Which kind of ids a column is that holds the type `held`. DataError for one of neither."""
+    if held.is_integer():
         return "integer"
-    if series.dtype == pl.String:
+    if held == pl.String:
         return "text"
-    raise DataError(f"'{series.name}' holds {series.dtype}; ids are text or integers.")
+    raise DataError(f"{where} holds {held}; ids are text or integers.")
+
+
+def _require_one_kind(frames: Mapping[str, pl.DataFrame], folder: Path) -> None:
+    """DataError where the ids of some files are text and those of others integers."""
+    for column in ("user", "items"):
+        text = {name: frame.schema[column] in (pl.String, pl.List(pl.String)) for name, frame in frames.items()}
+        if len(set(text.values())) > 1:
+            one, other = (next(name for name, found in text.items() if found is kind) for kind in (True, False))
+            raise DataError(
+                f"{folder}: '{column}' holds text in {one}.parquet and integers in {other}.parquet; ids are of one "
+                "kind."
+            )
+
+
+def _cast(values: pl.Series, kind: pl.DataType, file: Path) -> pl.Series:
+    """The column as another type. DataError where some of it is none of that type."""
+    try:
+        return values.cast(kind)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{file}: '{values.name}' is not all {kind} ({str(error).splitlines()[0]}).") from None
 
 
 def _vocabulary(folder: Path, id_column: str, frames: Mapping[str, pl.DataFrame]) -> Vocabulary:
     """The catalogue: the item table where there is one, and else the ids that occur."""
     occurring = pl.concat([frame["items"].explode().unique() for frame in frames.values()]).unique().sort()
-    kind = _ids_kind(occurring)
+    kind = _ids_kind(occurring.dtype, f"{folder}: 'items'")
     table = next((t for place in (folder, folder.parent) if (t := place / "items.parquet").is_file()), None)
     if table is None:
         return Vocabulary(tuple(occurring.to_list()))
     id_column = "item" if table.parent == folder else id_column
     items = _item_table(table, id_column)
-    if _ids_kind(items["item"]) != kind:
+    if _ids_kind(items.schema["item"], f"{table}: '{id_column}'") != kind:
         raise DataError(f"{table}: '{id_column}' holds {items.schema['item']}, the sequences hold {occurring.dtype}.")
     return Vocabulary(tuple(items["item"].to_list()), items)
 
@@ -313,16 +359,27 @@ def _item_table(file: Path, id_column: str) -> pl.DataFrame:
     frame = _read_parquet(file)
     if id_column not in frame.columns:
         raise DataError(f"{file}: no column '{id_column}' (columns: {', '.join(frame.columns)}).")
+    if (held := frame.schema[id_column]).is_nested() or held == pl.Binary:
+        raise DataError(f"{file}: '{id_column}' holds {held}; ids are text or integers.")
     renamed = {"item": pl.col(id_column)}
+    for column in {"name", "title", "text", "category", "genres"} & set(frame.columns):
+        held = frame.schema[column]
+        inner = held.inner if isinstance(held, pl.List) and column in ("category", "genres") else held
+        if inner.is_nested() or inner == pl.Binary:
+            raise DataError(f"{file}: '{column}' holds {held}, expected text.")
     if label := next((c for c in ("name", "title", "text") if c in frame.columns), None):
         renamed["name"] = pl.col(label)
     if group := next((c for c in ("category", "genres") if c in frame.columns), None):
         is_list = isinstance(frame.schema[group], pl.List)
-        renamed["category"] = pl.col(group).list.join("|") if is_list else pl.col(group)
+        renamed["category"] = pl.col(group).cast(pl.List(pl.String)).list.join("|") if is_list else pl.col(group)
     extra = [c for c in frame.columns if c not in {"item", *renamed, id_column, label, group}]
     items = frame.select(*(value.alias(name) for name, value in renamed.items()), *extra)
     nameless = items["item"].null_count()
     items = items.filter(pl.col("item").is_not_null()).sort("item")
+    if not len(items):
+        raise DataError(f"{file}: no row has an id in '{id_column}'.")
+    if items.schema["item"].is_integer():
+        _cast(items["item"].alias(id_column), pl.Int64(), file)  # they fit; the table keeps its own type
     if (twice := items.filter(pl.col("item").is_duplicated())).height:
         raise DataError(f"{file}: '{id_column}' {twice['item'][0]!r} stands in more than one row.")
     if nameless and items["item"].dtype.is_integer():
@@ -341,9 +398,7 @@ def _with_unused_numbers(items: pl.DataFrame, count: int) -> pl.DataFrame:
 def _text_users(frames: Mapping[str, pl.DataFrame]) -> pl.Series | None:
     """Sorted raw user ids where they are text."""
     users = [frame["user"] for frame in frames.values()]
-    if all(_ids_kind(series) == "integer" for series in users):
-        return None
-    return pl.concat(users).unique().sort()
+    return pl.concat(users).unique().sort() if users[0].dtype == pl.String else None
 
 
 def _sequences(frame: pl.DataFrame, vocabulary: Vocabulary, users: pl.Series | None, file: Path) -> Sequences:
@@ -361,9 +416,15 @@ def _sequences(frame: pl.DataFrame, vocabulary: Vocabulary, users: pl.Series | N
     owner = frame["user"].cast(pl.Int64).to_numpy() if users is None else encode(frame["user"], users) - 1
     times = None
     if "times" in frame.columns:
-        if not (frame["times"].list.len() == frame["items"].list.len()).all():
+        held = frame.schema["times"]
+        if not (isinstance(held, pl.List) and held.inner.is_numeric()):
+            raise DataError(f"{file}: 'times' holds {held}, expected a list of whole seconds since 1970 per row.")
+        if not (frame["times"].list.len() == frame["items"].list.len()).fill_null(False).all():
             raise DataError(f"{file}: 'times' and 'items' differ in length in some rows.")
-        times = frame["times"].explode().cast(pl.Int64).to_numpy().astype(np.int64)
+        seconds = _cast(frame["times"], pl.List(pl.Int64), file).explode()
+        if seconds.null_count():
+            raise DataError(f"{file}: 'times' holds {seconds.null_count():,} empty times.")
+        times = seconds.to_numpy().astype(np.int64)
     return Sequences(items, offsets, owner.astype(np.int64), times)
 
 
@@ -374,6 +435,7 @@ def _dataset_of_parts(
     vocabulary: Vocabulary,
     users: pl.Series | None,
     *,
+    folder: Path,
     name: str,
     max_items: int | None,
 ) -> Dataset:
@@ -384,14 +446,23 @@ def _dataset_of_parts(
     if isinstance(protocol, UserSplit | SessionSplit | Impressions):
         parts = protocol.parts(*(read[part] for part in PARTS))
     else:
-        evaluated = [_rows_from_file(read[part], frames[part], part) for part in ("valid", "test")]
+        evaluated = [_rows_from_file(read[part], frames[part], folder / f"{part}.parquet") for part in EVALUATED]
         parts = Parts(protocol.rows_for_training(read["train"]), *evaluated)
     return protocol.assemble(parts, vocabulary, full=read["test"], name=name, users=users)
 
 
-def _rows_from_file(sequences: Sequences, frame: pl.DataFrame, part: str) -> Rows:
+def _rows_from_file(sequences: Sequences, frame: pl.DataFrame, file: Path) -> Rows:
     if "first_target" not in frame.columns:
-        raise DataError(f"{part}.parquet: no column 'first_target' (columns: {', '.join(frame.columns)}).")
+        raise DataError(f"{file}: no column 'first_target' (columns: {', '.join(frame.columns)}).")
+    if not frame.schema["first_target"].is_integer():
+        raise DataError(f"{file}: 'first_target' holds {frame.schema['first_target']}, expected positions from 0 on.")
+    wrong = ~frame["first_target"].is_between(0, frame["items"].list.len()).fill_null(False)
+    if wrong.any():
+        row = int(wrong.arg_true()[0])
+        raise DataError(
+            f"{file}: 'first_target' is no position of its sequence in {wrong.sum():,} of {len(frame):,} rows "
+            f"(first: {frame['first_target'][row]} of {len(frame['items'][row]):,} items in row {row})."
+        )
     return Rows.starting_at(sequences, frame["first_target"].cast(pl.Int64).to_numpy())
 
 
@@ -410,7 +481,7 @@ def _check_fingerprint(folder: Path, record: Mapping[str, Any], found: Fingerpri
 def _write(dataset: Dataset, folder: Path) -> None:
     protocol = protocol_from_plain(dataset.protocol)
     if isinstance(protocol, LeaveOneOut):
-        _sequence_frame(dataset, dataset.test.sequences).write_parquet(folder / "sequences.parquet")
+        parquet.write(_sequence_frame(dataset, dataset.test.sequences), folder / "sequences.parquet")
     else:
         for part in PARTS:
             rows = dataset.part(part)
@@ -418,12 +489,12 @@ def _write(dataset: Dataset, folder: Path) -> None:
             frame = frame.with_columns(first_target=_first_targets(rows))
             if isinstance(protocol, Impressions):
                 frame = frame.with_columns(_shown_frame(dataset, part))
-            frame.write_parquet(folder / f"{part}.parquet")
+            parquet.write(frame, folder / f"{part}.parquet")
     if dataset.dislikes is not None:
-        _dislikes_frame(dataset, dataset.dislikes).write_parquet(folder / DISLIKES)
+        parquet.write(_dislikes_frame(dataset, dataset.dislikes), folder / DISLIKES)
     table = dataset.vocabulary.table
     items = pl.DataFrame({"item": list(dataset.vocabulary.raw)}) if table is None else table
-    items.write_parquet(folder / "items.parquet")
+    parquet.write(items, folder / "items.parquet")
     record = {
         "format_version": FORMAT_VERSION,
         "name": dataset.name,
@@ -452,13 +523,23 @@ def _read_dislikes(dataset: Dataset, path: Path) -> dict[str, Ids]:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from None
     if not {"part", "row", "item"} <= set(frame.columns):
         raise DataError(f"{path}: expected the columns part, row and item, found {', '.join(frame.columns)}.")
+    held = frame.schema
+    if (
+        held["part"] != pl.String
+        or not held["row"].is_integer()
+        or not (held["item"] == pl.String or held["item"].is_integer())
+    ):
+        raise DataError(
+            f"{path}: part, row and item hold {held['part']}, {held['row']} and {held['item']}, expected text, "
+            "whole numbers, and ids of items."
+        )
     found = {}
     for part in EVALUATED:
         n = len(dataset.part(part))
         lists: list[list[int]] = [[] for _ in range(n)]
         for row, item in frame.filter(pl.col("part") == part).select("row", "item").iter_rows():
-            known = dataset.vocabulary.find(item)
-            if known is None or not 0 <= row < n:
+            known = None if item is None else dataset.vocabulary.find(item)
+            if known is None or row is None or not 0 <= row < n:
                 raise DataError(f"{path}: {part} row {row}, item {item!r}: not in the split of {n:,} such rows.")
             lists[row].append(known)
         found[part] = ItemLists.from_lists(lists).padded(np.arange(n))
@@ -497,6 +578,12 @@ def _item_lists(frame: pl.DataFrame, column: str, vocabulary: Vocabulary, file: 
         raise DataError(f"{file}: '{column}' is null in {frame[column].null_count():,} of {len(frame):,} rows.")
     lengths = frame[column].list.len().to_numpy().astype(np.int64)
     flat = frame[column].filter(pl.Series(lengths > 0)).explode()
+    text = isinstance(vocabulary.raw[0], str)
+    if (_ids_kind(flat.dtype, f"{file}: '{column}'") == "text") != text:
+        raise DataError(f"{file}: '{column}' holds {flat.dtype}, the catalogue {'text' if text else 'integers'}.")
+    flat = flat if text else _cast(flat, pl.Int64(), file)
+    if flat.null_count():
+        raise DataError(f"{file}: '{column}' holds {flat.null_count():,} empty ids.")
     items = encode(flat, pl.Series(list(vocabulary.raw), dtype=flat.dtype))
     if (unknown := np.flatnonzero(items == 0)).size:
         raise DataError(

@@ -20,6 +20,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from guiderec.data import parquet
 from guiderec.data.batch import PADDING, Batch
 from guiderec.data.sequences import Ids, Rows
 from guiderec.errors import CheckpointError, DataError, ScoreError
@@ -144,7 +145,7 @@ class Evaluation:
         """Write `evaluation/{part}.parquet` and `evaluation/{part}.json` under the directory of a run."""
         folder = Path(run) / "evaluation"
         folder.mkdir(parents=True, exist_ok=True)
-        self.rows.write_parquet(folder / f"{part}.parquet")
+        parquet.write(self.rows, folder / f"{part}.parquet")
         record = {"part": part, **self.summary()}
         (folder / f"{part}.json").write_text(json.dumps(record, indent=2) + "\n")
 
@@ -158,7 +159,7 @@ class Evaluation:
             return cls(
                 rows, record["seen"], record["catalogue"], record["beyond"], record["noise_seed"], record["seconds"]
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{record_path} cannot be read: {error!r}.", hint="evaluate the run again") from None
 
 
@@ -171,7 +172,7 @@ def read_rows(run: Path, part: str) -> pl.DataFrame:
         )
     try:
         return pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.", hint="evaluate the run again") from None
 
 

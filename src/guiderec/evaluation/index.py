@@ -275,7 +275,13 @@ class ItemIndex:
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.touch()
         mode = temporary.stat().st_mode  # what the mask leaves; safetensors would keep the file from all others
-        save_file({name: arrays[name] for name in _ARRAYS}, temporary, metadata={"guiderec.index": json.dumps(about)})
+        try:
+            save_file(
+                {name: arrays[name] for name in _ARRAYS}, temporary, metadata={"guiderec.index": json.dumps(about)}
+            )
+        except SafetensorError as error:  # a full disk, among others: it wraps what the system said
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(f"{path}: cannot be written ({error}).") from None
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from guiderec.data.sequences import Ids
 from guiderec.errors import ConfigError, nearest
+from guiderec.limits import MAX_CUTOFF
 
 Values = NDArray[np.float64]
 
@@ -55,7 +56,7 @@ class Metric:
 
 
 def parse_metric(text: str) -> Metric:
-    """`"NDCG@10"` as a metric. Raises ConfigError for an unknown name or a cutoff that is not a positive integer."""
+    """`"NDCG@10"` as a metric. Raises ConfigError for an unknown name or a cutoff that is not in 1..`MAX_CUTOFF`."""
     name, at, cutoff = text.strip().lower().partition("@")
     gain = _ALIASES.get(name, name)
     if gain not in _GAINS:
@@ -63,8 +64,10 @@ def parse_metric(text: str) -> Metric:
         raise ConfigError(
             f"'{text}' is not a metric.{nearest(name, known)}", hint=f"one of {', '.join(known)}, as in ndcg@10"
         )
-    if not at or not cutoff.isascii() or not cutoff.isdigit() or int(cutoff) < 1:
+    if not at or not cutoff.isascii() or not cutoff.isdigit() or not cutoff.strip("0"):
         raise ConfigError(f"Metric '{text}' needs a cutoff of at least 1.", hint=f"for example {name}@10")
+    if len(cutoff) > len(str(MAX_CUTOFF)) or int(cutoff) > MAX_CUTOFF:
+        raise ConfigError(f"Metric '{text[:40]}' has a cutoff beyond {MAX_CUTOFF:,}.", hint=f"for example {name}@10")
     return Metric(gain, int(cutoff))
 
 

@@ -139,7 +139,7 @@ def _facts(run: Path, part: str) -> tuple[dict[str, Any], float]:
             "the number of rows": record["n_rows"],
         }
         return question, float(record["mmd2"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"The records of {run} cannot be read: {error!r}.", hint=f"expected {paths[0]} and {paths[1]}"
         ) from None

@@ -96,7 +96,7 @@ def compare(
     if not runs_a or not runs_b or not all(runs_b):
         raise DataError("A comparison needs at least one run on each side.", hint="guiderec compare RUN RUN")
     sides = [[Path(run) for run in side] for side in (runs_a, *runs_b)]
-    tables = {run: read_rows(*_located(run, part)) for side in sides for run in side}
+    tables = {run: _numbers(run, read_rows(*_located(run, part))) for side in sides for run in side}
     first, *others = tables
     for other in others:
         _require_same_question(first, other, part)
@@ -222,6 +222,15 @@ def require_same_rows(a: pl.DataFrame, b: pl.DataFrame, *, names: tuple[str, str
             )
 
 
+def _numbers(run: Path, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows, in which all that is compared is a number. CheckpointError for anything else."""
+    names = ["user", "target", "history_length", *(name for name in rows.columns if "@" in name)]
+    for name in names:
+        if name not in rows.columns or not rows.schema[name].is_numeric() or rows[name].null_count():
+            raise CheckpointError(f"{run}: its rows have not all a number '{name}'.", hint="evaluate the run again")
+    return rows
+
+
 def _t(differences: Values) -> float:
     if np.ptp(differences) == 0:  # no spread: t is 0 / 0 or infinite
         return 1.0 if differences[0] == 0 else 0.0
@@ -279,7 +288,7 @@ def _facts(run: Path, part: str) -> dict[str, Any]:
             "the treatment of seen items": record["seen"],
             "what targets are ranked among": record["catalogue"],
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"The records of {run} cannot be read: {error!r}.", hint=f"expected {paths[0]} and {paths[1]}"
         ) from None

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from guiderec.config import Part
 from guiderec.errors import ConfigError
 from guiderec.evaluation.metrics import parse_metrics
-from guiderec.limits import beyond
+from guiderec.limits import MAX_SEED, beyond
 from guiderec.models.base import ModelConfig
 from guiderec.recipes.registry import model_config
 from guiderec.training.loop import Training
@@ -57,7 +57,7 @@ class Experiment(Part):
     it will be passed over, as SteerRec's paper has it, which gives the answer away."""
     metrics: tuple[str, ...] = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
     """What is reported."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seeds initialisation, dropout, noise and the order of rows."""
 
     @field_validator("training")

@@ -15,6 +15,7 @@ import polars as pl
 from torch import Tensor
 
 from guiderec.config import override
+from guiderec.data import parquet
 from guiderec.data.dataset import Dataset
 from guiderec.data.loader import Loader
 from guiderec.data.sequences import Ids, Rows
@@ -210,7 +211,7 @@ def evaluate(
         path = run / "evaluation" / f"{name}.json"
         record = {**read_json(path), "part": part, "overrides": dict(overrides or {})}
         if found is not None:
-            found.rows.write_parquet(interest_rows(run, name))
+            parquet.write(found.rows, interest_rows(run, name))
             record["interests"] = found.summary()
         write_json(path, record)
         return record
@@ -334,7 +335,7 @@ def steering(
         folder = run / "steering"
         folder.mkdir(exist_ok=True)
         rows = pl.concat([each.rows.select(pl.lit(each.name).alias("procedure"), pl.all()) for each in found])
-        rows.write_parquet(folder / f"{name}.parquet")
+        parquet.write(rows, folder / f"{name}.parquet")
         write_json(folder / f"{name}.json", record)
         return record
 

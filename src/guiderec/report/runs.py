@@ -56,10 +56,13 @@ class Evaluation:
         if not self.rows_path.is_file():
             return pl.DataFrame({"rank": pl.Series([], dtype=pl.Int64)})
         try:
-            return pl.read_parquet(self.rows_path)
+            rows = pl.read_parquet(self.rows_path)
         except (pl.exceptions.PolarsError, OSError) as error:
             message = str(error).splitlines()[0]
             raise CheckpointError(f"{self.rows_path}: not readable as Parquet ({message}).") from None
+        if "rank" not in rows.columns or not rows.schema["rank"].is_integer() or rows["rank"].null_count():
+            raise CheckpointError(f"{self.rows_path}: has no whole number 'rank' in each row.")
+        return rows
 
     @property
     def ranks(self) -> NDArray[np.int64]:
@@ -152,8 +155,8 @@ def read(path: Path) -> Run:
     environment = path / "environment.json"
     return Run(
         path=path,
-        experiment=_record(path / "experiment.json"),
-        data=_record(path / "data.json"),
+        experiment=_with_objects(path / "experiment.json", ("model", "training")),
+        data=_with_objects(path / "data.json", ("protocol", "fingerprint")),
         environment=_record(environment) if environment.is_file() else {},
         log=_read_log(path / "log.jsonl"),
         evaluations={
@@ -183,10 +186,18 @@ def _record(file: Path) -> dict[str, Any]:
         record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing: the run directory is not complete.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers of thousands of digits, of depth
         raise CheckpointError(f"{file}: not readable as JSON ({error}).") from None
     if not isinstance(record, dict):
         raise CheckpointError(f"{file}: expected a JSON object, found {type(record).__name__}.")
+    return record
+
+
+def _with_objects(file: Path, names: Sequence[str]) -> dict[str, Any]:
+    """A record in which what stands under these names, where anything does, are objects themselves."""
+    record = _record(file)
+    if wrong := [name for name in names if not isinstance(record.get(name, {}), dict)]:
+        raise CheckpointError(f"{file}: '{wrong[0]}' must be an object, found {type(record[wrong[0]]).__name__}.")
     return record
 
 
@@ -197,15 +208,24 @@ def _evaluation(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: 'metrics' must map each metric to its mean, low and high.")
     if otherwise is not None and not (isinstance(otherwise, dict) and _are_metrics(otherwise.get("metrics"))):
         raise CheckpointError(f"{file}: 'otherwise.metrics' must map each metric to its mean, low and high.")
+    if not record["metrics"]:
+        raise CheckpointError(f"{file}: 'metrics' names no metric.")
+    if not isinstance(record.get("n_rows", 0), int):
+        raise CheckpointError(f"{file}: 'n_rows' must be a whole number, found {record['n_rows']!r}.")
     return record
 
 
 def _distribution(file: Path) -> dict[str, Any]:
     record = _record(file)
-    missing = [name for name in ("n_rows", "mmd2", "p", "median_distance") if name not in record]
+    missing = [name for name in _NUMBERS if name not in record]
     if missing:
         raise CheckpointError(f"{file}: has no {', '.join(missing)}.")
+    if wrong := [name for name in _NUMBERS if not isinstance(record[name], int | float)]:
+        raise CheckpointError(f"{file}: '{wrong[0]}' must be a number, found {record[wrong[0]]!r}.")
     return record
+
+
+_NUMBERS = ("n_rows", "mmd2", "p", "median_distance")
 
 
 def _steering(file: Path) -> dict[str, Any]:
@@ -214,7 +234,8 @@ def _steering(file: Path) -> dict[str, Any]:
     whole = isinstance(procedures, list) and all(
         isinstance(each, dict)
         and {"name", "procedure", "n_rows", "n_wishes", "cutoff", "points"} <= set(each)
-        and all(_are_metrics(point.get("measures")) for point in each["points"])
+        and isinstance(each["points"], list)
+        and all(isinstance(point, dict) and _are_metrics(point.get("measures")) for point in each["points"])
         for each in procedures
     )
     if not whole:
@@ -223,7 +244,10 @@ def _steering(file: Path) -> dict[str, Any]:
 
 
 def _are_metrics(value: Any) -> bool:
-    return isinstance(value, dict) and all({"mean", "low", "high"} <= set(each) for each in value.values())
+    return isinstance(value, dict) and all(
+        isinstance(each, dict) and all(isinstance(each.get(end), int | float) for end in ("mean", "low", "high"))
+        for each in value.values()
+    )
 
 
 def _read_log(file: Path) -> tuple[Event, ...]:
@@ -233,13 +257,20 @@ def _read_log(file: Path) -> tuple[Event, ...]:
     """
     if not file.is_file():
         return ()
-    *lines, _ = file.read_text(encoding="utf-8").split("\n")
+    try:
+        *lines, _ = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: not readable as text ({error}).") from None
     events: list[Event] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{file}: line {number} is not readable as JSON ({error.msg}).") from None
+            event = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise CheckpointError(f"{file}: line {number} is not readable as JSON ({message}).") from None
+        if not isinstance(event, dict):
+            raise CheckpointError(f"{file}: line {number} is not an event, but {type(event).__name__}.")
+        events.append(event)
     return tuple(events)

@@ -174,8 +174,12 @@ def open_model(path: Path, *, below: Path | None = None, index: bool = False) ->
 
 def _model_folder(path: Path, below: Path | None) -> Path:
     """The folder with the model's files, with no links in its name."""
-    folder = model_folder(path)
-    if not folder.is_dir():
+    try:
+        folder = model_folder(path)
+        there = folder.is_dir()
+    except OSError as error:  # a name that is too long, for one
+        raise CheckpointError(f"{path}: cannot be looked at ({error.strerror}).") from None
+    if not there:
         raise CheckpointError(f"{path}: there is no such directory.")
     inside = folder.resolve()
     if below is not None and not inside.is_relative_to(below.resolve()):

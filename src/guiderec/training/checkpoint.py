@@ -31,6 +31,8 @@ FORMAT = 1
 
 Tensors = dict[str, Tensor]
 
+_JSON = {dict: "an object", int: "a whole number"}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -82,8 +84,15 @@ def load(directory: Path) -> Checkpoint:
             hint="resume with the version of guiderec that wrote it (environment.json)",
         )
     files = state.get("files", {})
-    if not {"weights", "optimizer"} <= set(files):
+    named = isinstance(files, dict) and {"weights", "optimizer"} <= set(files)
+    if not named or not all(isinstance(name, str) and Path(name).name == name for name in files.values()):
         raise CheckpointError(f"{directory / 'state.json'}: names no weights and optimizer files.")
+    for name, kind in (("identity", dict), ("progress", dict), ("meter", dict), ("log_bytes", int)):
+        if not isinstance(state.get(name), kind):
+            raise CheckpointError(
+                f"{directory / 'state.json'}: '{name}' is {state.get(name)!r}, expected {_JSON[kind]}.",
+                hint="it is damaged",
+            )
     return Checkpoint(
         state=state,
         weights=load_tensors(directory / files["weights"]),
@@ -107,7 +116,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         else:
             references[name] = first
     with replacing(path) as temporary:
-        save_file(stored, temporary, metadata=references)
+        try:
+            save_file(stored, temporary, metadata=references)
+        except SafetensorError as error:  # a full disk, among others: it wraps what the system said
+            raise CheckpointError(f"{path}: cannot be written ({error}).") from None
 
 
 def load_tensors(path: Path) -> Tensors:

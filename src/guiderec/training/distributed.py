@@ -19,6 +19,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
+from guiderec.errors import ConfigError
+
 Losses = dict[str, Tensor]
 T = TypeVar("T")
 
@@ -27,10 +29,20 @@ def join(*, accelerator: Literal["auto", "cpu", "cuda"], precision: Literal["fp3
     """The Fabric of this process: its device, its rank and the precision of its forward passes.
 
     bf16 is automatic mixed precision: weights, moments and losses stay in float32.
+
+    Raises
+    ------
+    ConfigError
+        For an accelerator that this machine lacks.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces device and precision at INFO
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "training.accelerator = 'cuda', and torch finds no GPU here.",
+            hint="--set training.accelerator=cpu, or auto",
+        )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
     fabric = Fabric(

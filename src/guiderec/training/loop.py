@@ -170,8 +170,8 @@ def fit(
     if saved is not None:
         checkpoint.load_into(model, saved.weights, folder)
         checkpoint.load_moments(optimizer, model, saved.moments, folder)
-        state, best = State(**saved.state["progress"]), saved.best
-        meter, log_bytes = Meter(**saved.state["meter"]), saved.state["log_bytes"]
+        state, best = State.from_plain(saved.state["progress"], folder / "state.json"), saved.best
+        meter, log_bytes = Meter.from_plain(saved.state["meter"], folder / "state.json"), saved.state["log_bytes"]
         del saved  # as large as the model and its moments
     log = Log(run / "log.jsonl" if first else None, keep=log_bytes)
     clock = Clock(state.seconds)
@@ -306,6 +306,18 @@ class State:
     """Validations since the best one."""
     validated_step: int = 0
     """Steps taken at the last validation."""
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any], where: Path) -> State:
+        """What `asdict` stored. CheckpointError for anything else."""
+        fresh = asdict(cls())
+        for name in {**fresh, **data}:
+            kinds = (int, float) if name == "seconds" else (type(fresh.get(name)),)
+            if name not in fresh or not isinstance(data.get(name), kinds):
+                raise CheckpointError(
+                    f"{where}: 'progress.{name}' = {data.get(name)!r} is not where a run can be.", hint="it is damaged"
+                )
+        return cls(**data)
 
     def record(self, metrics: dict[str, float], metric: str) -> bool:
         """Take note of a validation; whether it is strictly better than all before it."""

@@ -42,6 +42,14 @@ class Meter:
         """Whether any process was asked to stop, as of the last read. Only followed with several processes."""
         self._unread: list[Tensor] = []
 
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any], where: Path) -> Self:
+        """What `plain` gave. CheckpointError for anything else."""
+        kinds = {"names": list, "sums": list, "count": int}
+        if data.keys() != kinds.keys() or not all(isinstance(data[name], kind) for name, kind in kinds.items()):
+            raise CheckpointError(f"{where}: 'meter' holds no sums of losses.", hint="it is damaged")
+        return cls(**data)
+
     def add(self, parts: Mapping[str, Tensor], share: float, asked: bool, fabric: Fabric) -> None:
         """Add the parts of one step; this process holds `share` of its rows."""
         names = list(parts)

@@ -1,0 +1,17 @@
+"""Parquet files: one way to write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from guiderec.errors import DataError
+
+
+def write(frame: pl.DataFrame, path: Path) -> None:
+    """Write a frame. DataError where the system refuses: polars wraps what it said (a full disk, for one)."""
+    try:
+        frame.write_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: cannot be written ({str(error).splitlines()[0]}).") from None
