@@ -347,3 +347,19 @@ class TestTheSampleOfMind:
             (told["unclicked"].list.len() * told["clicked"].list.len()).sum()
         )
         assert int((dataset.dislikes["test"] > 0).any(axis=1).sum()) > 0
+
+
+@pytest.mark.parametrize(
+    ("column", "fault"),
+    [
+        ("user", "'user' is null or cannot be read"),
+        ("time", "'time' is null or cannot be read"),
+        ("clicked", "'clicked' holds an empty id"),
+    ],
+)
+def test_numbers_beyond_64_bits_are_named(column: str, fault: str) -> None:
+    lines = table()
+    large = [2**63] * len(lines) if column != "clicked" else [[2**63]] * len(lines)
+    kind = pl.UInt64 if column != "clicked" else pl.List(pl.UInt64)
+    with pytest.raises(DataError, match=rf"{fault} in {len(lines)} of {len(lines)} impressions \(first: row 0"):
+        split(lines.with_columns(pl.Series(column, large, dtype=kind)), name="tiny")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from guiderec.errors import CheckpointError
 from guiderec.training import checkpoint
-from guiderec.training.loop import Training
+from guiderec.training.loop import State, Training
 
 
 class Tied(nn.Module):
@@ -130,6 +131,11 @@ def test_a_damaged_state_is_named(run):
         ("log_bytes", "x", "'log_bytes' is 'x', expected a whole number"),
         ("progress", {"step": "x"}, r"'progress\.step' = 'x' is not where a run can be"),
         ("progress", {"zz": 1}, r"'progress\.step' = None is not where a run can be"),
+        (
+            "progress",
+            {**asdict(State()), "step": 12, "epoch": -1},
+            r"step 12 is not batch 0 of epoch -1 \+ 1, with 6 batches in each",
+        ),
         ("meter", {"zz": 1}, "'meter' holds no sums of losses"),
     ],
 )

@@ -63,6 +63,8 @@ def read_impressions(source: str | Path | pl.DataFrame) -> pl.DataFrame:
     table = table.with_columns(_same_kind(table, where)).with_columns(pl.col("history").fill_null([]))
     if not _is_id(table.schema["user"]):
         raise DataError(f"{where}: 'user' holds {table.schema['user']}, expected text or integers.")
+    if table.schema["user"].is_integer():  # null, and so refused below, where it does not fit
+        table = table.with_columns(pl.col("user").cast(pl.Int64, strict=False))
     table = table.with_columns(time=_seconds(table["time"], where))
     _refuse(table, {f"'{column}' is null or cannot be read": pl.col(column).is_null() for column in COLUMNS}, where)
     _refuse(
@@ -209,7 +211,7 @@ def _same_kind(table: pl.DataFrame, where: str) -> list[pl.Expr]:
     integers = {column for column, kind in inner.items() if kind.is_integer()}
     if text and integers:
         raise DataError(f"{where}: '{min(text)}' holds text and '{min(integers)}' integers; ids are of one kind.")
-    return [pl.col(column).cast(pl.List(pl.String if text else pl.Int64)) for column in LISTS]
+    return [pl.col(column).cast(pl.List(pl.String if text else pl.Int64), strict=False) for column in LISTS]
 
 
 def _seconds(times: pl.Series, where: str) -> pl.Series:
@@ -219,7 +221,7 @@ def _seconds(times: pl.Series, where: str) -> pl.Series:
     if isinstance(times.dtype, pl.Datetime | pl.Date) or times.dtype == pl.Date:
         return times.dt.epoch("s")
     if times.dtype.is_numeric():
-        return times.floor().cast(pl.Int64, strict=False) if times.dtype.is_float() else times.cast(pl.Int64)
+        return (times.floor() if times.dtype.is_float() else times).cast(pl.Int64, strict=False)
     raise DataError(f"{where}: 'time' holds {times.dtype}, expected times, ISO texts or seconds since 1970.")
 
 

@@ -172,6 +172,12 @@ def fit(
         checkpoint.load_moments(optimizer, model, saved.moments, folder)
         state, best = State.from_plain(saved.state["progress"], folder / "state.json"), saved.best
         meter, log_bytes = Meter.from_plain(saved.state["meter"], folder / "state.json"), saved.state["log_bytes"]
+        if state.step != state.epoch * len(loader) + state.batch or not 0 <= state.batch <= len(loader):
+            raise CheckpointError(  # training would wait for the end of an epoch that never comes
+                f"{folder / 'state.json'}: step {state.step} is not batch {state.batch} of epoch {state.epoch} + 1, "
+                f"with {len(loader)} batches in each.",
+                hint="it is damaged",
+            )
         del saved  # as large as the model and its moments
     log = Log(run / "log.jsonl" if first else None, keep=log_bytes)
     clock = Clock(state.seconds)
