@@ -128,7 +128,9 @@ def test_the_lead_names_the_best_run_and_admits_overlap(make_run: MakeRun, tmp_p
     runs = [read(path) for path in [*near, far]]
     best = max(range(3), key=lambda i: runs[i].evaluations["test"].metrics["recall@5"]["mean"])
     assert best < 2
-    words = Page(write([*near, far], tmp_path / "out").page.read_text(encoding="utf-8")).words
+    text = write([*near, far], tmp_path / "out").page.read_text(encoding="utf-8")
+    assert "<code>guiderec compare</code> tells whether they differ" in text
+    words = Page(text).words
     assert f"Of 3 runs on the test part of planted/user-split, steerrec:demo (seed {best}) is highest" in words
     assert f"The interval of steerrec:demo (seed {1 - best}) overlaps" in words
 
@@ -148,10 +150,11 @@ def test_names_with_the_same_slug_get_files_of_their_own(make_run: MakeRun, tmp_
 
 
 def test_a_hostile_name_stays_text(make_run: MakeRun, tmp_path: Path) -> None:
-    written = write([make_run(model="<script>alert(1)</script>")], tmp_path / "out")
+    written = write([make_run(model="<script>alert(1)</script>`<b>`")], tmp_path / "out")
     page = Page(written.page.read_text(encoding="utf-8"))
     assert not page.all("script")
-    assert "<script>alert(1)</script>:demo" in page.words
+    assert not page.all("b")
+    assert "<script>alert(1)</script>`<b>`:demo" in page.words
 
 
 def test_the_same_records_give_the_same_bytes(paths: list[Path], written: Written, tmp_path: Path) -> None:

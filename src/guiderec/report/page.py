@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -115,7 +116,15 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    environment.filters["code"] = _with_code
     return environment.get_template("page.html")
+
+
+def _with_code(text: str) -> Any:
+    """HTML of a sentence in which commands stand between backticks, as in Markdown."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _sections(runs: Sequence[Run], part: str) -> list[_Section]:
