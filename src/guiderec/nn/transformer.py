@@ -14,8 +14,8 @@ Norm = Literal["pre", "post"]
 """Where a block normalises: before each part, leaving the residual stream untouched, or after each sum."""
 
 
-class PreNormBlock(nn.Module):
-    """`x + attention(norm(x))`, then `x + feedforward(norm(x))` (Xiong et al. 2020)."""
+class _Block(nn.Module):
+    """What blocks consist of. `dropout` is also that of attention weights and hidden units, where these are None."""
 
     def __init__(
         self,
@@ -33,6 +33,10 @@ class PreNormBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.feedforward_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
+
+
+class PreNormBlock(_Block):
+    """`x + attention(norm(x))`, then `x + feedforward(norm(x))` (Xiong et al. 2020)."""
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D), for `visible` (B, 1, L, L), True where a query may look at a key."""
@@ -45,25 +49,8 @@ class PreNormBlock(nn.Module):
         return newest + self.dropout(self.feedforward(self.feedforward_norm(newest)))
 
 
-class PostNormBlock(nn.Module):
+class PostNormBlock(_Block):
     """`norm(x + attention(x))`, then `norm(x + feedforward(x))` (Vaswani et al. 2017)."""
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        hidden: int,
-        dropout: float = 0.0,
-        *,
-        hidden_dropout: float | None = None,
-        attention_dropout: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.attention = SelfAttention(dim, heads, dropout if attention_dropout is None else attention_dropout)
-        self.feedforward = FeedForward(dim, hidden, dropout if hidden_dropout is None else hidden_dropout)
-        self.attention_norm = nn.LayerNorm(dim)
-        self.feedforward_norm = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D), for `visible` (B, 1, L, L), True where a query may look at a key."""
