@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from guiderec.api import configure, fit, load
+    from guiderec.api import configure, fit, load, tune
     from guiderec.data.dataset import Dataset, Fingerprint, Vocabulary
     from guiderec.data.interactions import Interactions
     from guiderec.data.prepared import save
@@ -44,6 +44,7 @@ _HOMES = {
     "configure": "api",
     "fit": "api",
     "load": "api",
+    "tune": "api",
     "Dataset": "data.dataset",
     "Fingerprint": "data.dataset",
     "Vocabulary": "data.dataset",
@@ -95,6 +96,7 @@ __all__ = [
     "load",
     "recipe",
     "save",
+    "tune",
 ]
 
 

@@ -1,11 +1,11 @@
-"""Three calls for people: `load` data, `fit` a model, and what `fit` returns can `recommend`."""
+"""Calls for people: `load` data, `tune` options, `fit` a model, and what `fit` returns can `recommend`."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from guiderec.config import override
 from guiderec.data.dataset import Dataset
@@ -15,8 +15,11 @@ from guiderec.model import Model
 from guiderec.recipes import run as runs
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import recipe as find_recipe
+from guiderec.tuning.search import Plan, Tell, Tuned, tune_run, tune_training
+from guiderec.tuning.space import Choice, Range, Space
+from guiderec.tuning.suggest import Method
 
-__all__ = ["DEFAULT_RECIPE", "Model", "configure", "fit", "load"]
+__all__ = ["DEFAULT_RECIPE", "Model", "configure", "fit", "load", "tune"]
 
 DEFAULT_RECIPE = "guided_sasrec:default"
 """What is trained where nobody chooses: the model of this library that steers best without losing accuracy."""
@@ -89,3 +92,66 @@ def fit(
     with tempfile.TemporaryDirectory() as scratch:
         runs.train(experiment, dataset, Path(scratch) / "run", progress=progress)
         return Model.from_pretrained(Path(scratch) / "run")
+
+
+def tune(
+    what: str | Path | Experiment,
+    data: Dataset | str | Path,
+    search: Space | Mapping[str, str | Sequence[Any] | Choice | Range],
+    *,
+    out: str | Path,
+    trials: int | None = 20,
+    method: Method = "tpe",
+    metric: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    prune: bool = False,
+    resume: bool = False,
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> Tuned:
+    """Search options by the validation part; the part to test is never looked at.
+
+    Parameters
+    ----------
+    what
+        A recipe's name or an `Experiment`, to train for every trial; or the directory of a run, whose weights are kept.
+    search
+        The values of each option: a list of them, or text as on the command line (`"0.1:0.5"`, `"1e-4:1e-2:log"`).
+    out
+        Folder of the search, `tuning/search.py` says what it holds. Continued with `resume`.
+    trials
+        How many, those of an earlier call included. None: all of a grid.
+    method
+        `tpe` learns from the trials before, `random` does not, `grid` takes every combination.
+    metric
+        What is maximised, and chooses the best epoch. None: the experiment's own `training.metric`.
+    overrides, seed
+        Of the experiment, the same for all trials; the seed also chooses the trials.
+    prune
+        Give trainings up that fall behind the median of those before.
+    tell
+        Called with each `Trial` when it is done.
+
+    Raises
+    ------
+    ConfigError
+        For options or values that do not exist, and where every trial failed.
+    CheckpointError
+        If `out` already holds a search and `resume` is False, or it is another search.
+    """
+    dataset = data if isinstance(data, Dataset) else load(data)
+    space = search if isinstance(search, Space) else Space.from_texts(search)
+    plan = Plan(space=space, method=method, trials=trials, seed=seed or 0, prune=prune)
+    if _is_run(what):
+        if overrides:
+            raise ConfigError("Overrides belong to a recipe, and a run has its options.", hint="search them instead")
+        return tune_run(Path(what), dataset, plan, Path(out), metric=metric, resume=resume, tell=tell)
+    changes = {**(overrides or {}), **({"training.metric": metric} if metric else {})}
+    experiment = configure(str(what) if isinstance(what, Path) else what, changes, seed)
+    plan = plan.replace(seed=experiment.seed)
+    return tune_training(experiment, dataset, plan, Path(out), resume=resume, progress=progress, tell=tell)
+
+
+def _is_run(what: str | Path | Experiment) -> TypeGuard[str | Path]:
+    return not isinstance(what, Experiment) and (Path(what) / "experiment.json").is_file()

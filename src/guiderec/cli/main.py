@@ -26,6 +26,7 @@ from guiderec.cli.recommend import recommend
 from guiderec.cli.report import report
 from guiderec.cli.serve import serve
 from guiderec.cli.train import train
+from guiderec.cli.tune import tune
 from guiderec.errors import GuideRecError
 
 app = typer.Typer(
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, evaluate, distribution, recommend, compare, report, recipes, index, serve, demo, doctor):
+for command in (train, tune, evaluate, distribution, recommend, compare, report, recipes, index, serve, demo, doctor):
     app.command()(command)
 app.add_typer(data, name="data")
 

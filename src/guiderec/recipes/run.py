@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import torch
 from torch import Tensor
 
 from guiderec.config import override
@@ -37,7 +38,7 @@ from guiderec.steering.evaluate import evaluate as evaluate_steering
 from guiderec.steering.procedure import Dislikes, Likes, standard
 from guiderec.training.checkpoint import save_tensors
 from guiderec.training.distributed import from_first, join, sum_over_processes
-from guiderec.training.loop import Outcome, fit
+from guiderec.training.loop import GiveUp, Outcome, Validate, fit
 from guiderec.training.memory import keep_freed_memory
 from guiderec.training.record import environment, read_json, write_json
 
@@ -71,6 +72,25 @@ def validation_rows(experiment: Experiment, dataset: Dataset) -> tuple[Rows, Ids
     return dataset.valid.take(index), candidates, dislikes
 
 
+def validation(experiment: Experiment, dataset: Dataset) -> Validate:
+    """What measures a model on the validation rows of an experiment: the metrics that choose its best weights."""
+    rows, candidates, dislikes = validation_rows(experiment, dataset)
+
+    def validate(model: Recommender) -> Mapping[str, float]:
+        return validation_metrics(
+            model,
+            rows,
+            max_length=experiment.max_length,
+            metrics=tuple(dict.fromkeys((experiment.training.metric, *experiment.metrics))),
+            seen=dataset.seen,
+            candidates=candidates,
+            dislikes=dislikes,
+            noise=Noise(experiment.seed),
+        )
+
+    return validate
+
+
 def told(experiment: Experiment, dataset: Dataset, part: str) -> Ids | None:
     """(R, K) what the model is told that the users of the rows of `part` dislike; None where it is told nothing.
 
@@ -95,11 +115,18 @@ def told(experiment: Experiment, dataset: Dataset, part: str) -> Ids | None:
 
 
 def train(
-    experiment: Experiment, dataset: Dataset, run: Path, *, resume: bool = False, progress: bool = True
+    experiment: Experiment,
+    dataset: Dataset,
+    run: Path,
+    *,
+    give_up: GiveUp | None = None,
+    resume: bool = False,
+    progress: bool = True,
 ) -> Outcome:
     """Train into the directory `run` and store the best model there as `run/model`.
 
-    Under torchrun all processes call this; the first one writes.
+    Under torchrun all processes call this; the first one writes. `give_up` is asked after every validation, and ends
+    the run with True.
 
     Raises
     ------
@@ -122,22 +149,16 @@ def train(
         negatives=None if dataset.unclicked is None else dataset.unclicked["train"],
     )
 
-    valid, candidates, dislikes = validation_rows(experiment, dataset)
-
-    def validate(model: Recommender) -> Mapping[str, float]:
-        return validation_metrics(
-            model,
-            valid,
-            max_length=experiment.max_length,
-            metrics=tuple(dict.fromkeys((experiment.training.metric, *experiment.metrics))),
-            seen=dataset.seen,
-            candidates=candidates,
-            dislikes=dislikes,
-            noise=Noise(experiment.seed),
-        )
-
     outcome = fit(
-        model, loader, validate, experiment.training, run, seed=experiment.seed, resume=resume, progress=progress
+        model,
+        loader,
+        validation(experiment, dataset),
+        experiment.training,
+        run,
+        seed=experiment.seed,
+        give_up=give_up,
+        resume=resume,
+        progress=progress,
     )
     trained = Model(model, dataset.vocabulary, experiment.max_length)
     from_first(fabric, lambda: trained.save_pretrained(run / "model"))
@@ -340,6 +361,17 @@ def steering(
         return record
 
     return from_first(fabric, measure)
+
+
+def revalidated(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """The metrics of the best weights of a run on its validation rows, under other options that keep the weights.
+
+    Nothing is written. Raises what `evaluate` raises for overrides and data that do not fit the run.
+    """
+    changed, model = _reopened(run, dataset, overrides)
+    fabric = join(accelerator=changed.training.accelerator, precision="fp32")
+    with torch.no_grad():
+        return dict(validation(changed, dataset)(model.to(fabric.device).eval()))
 
 
 def read_experiment(run: Path) -> Experiment:

@@ -44,7 +44,7 @@ def join(*, accelerator: Literal["auto", "cpu", "cuda"], precision: Literal["fp3
             hint="--set training.accelerator=cpu, or auto",
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
     fabric = Fabric(
         accelerator=accelerator,
         devices=local,
@@ -56,6 +56,11 @@ def join(*, accelerator: Literal["auto", "cpu", "cuda"], precision: Literal["fp3
     )
     fabric.launch()
     return fabric
+
+
+def processes() -> int:
+    """How many run this program together, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class Computed(nn.Module):

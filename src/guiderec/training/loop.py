@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,8 @@ from guiderec.training.optim import Schedule, adamw, learning_rate_factor
 
 Validate = Callable[[Recommender], Mapping[str, float]]
 """Metrics of a model in `eval()` mode, the higher the better: `{"recall@5": 0.031, ...}`."""
+GiveUp = Callable[[int, Mapping[str, float]], bool]
+"""Whether to end a run after this epoch, with these metrics: a search that has seen better ones asks so."""
 
 
 class Training(Part):
@@ -82,8 +85,8 @@ class Training(Part):
 class Outcome:
     """How training ended. The model holds the best weights."""
 
-    reason: Literal["epochs", "max_steps", "patience", "prepared"]
-    """`prepared`: the model has no steps, `prepare` was all."""
+    reason: Literal["epochs", "max_steps", "patience", "given_up", "prepared"]
+    """`given_up`: whoever watched the validations ended it; `prepared`: the model has no steps, `prepare` was all."""
     epochs: int
     """Epochs finished."""
     steps: int
@@ -106,6 +109,7 @@ def fit(
     run: Path,
     *,
     seed: int,
+    give_up: GiveUp | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Outcome:
@@ -120,6 +124,8 @@ def fit(
         Called in `eval()` mode without gradients, by the first process only; must give `training.metric`.
     run
         Directory of the run. Gets `log.jsonl` and `checkpoint/`.
+    give_up
+        Asked by the first process after every validation; True ends the run, for good.
     resume
         Go on from the newest checkpoint of `run`; a run that was killed before its first checkpoint starts anew.
     progress
@@ -257,6 +263,8 @@ def fit(
                         best = checkpoint.on_cpu(model, into=best)
                     event("validation", metrics=metrics, best=improved)
                     bars.metric(training.metric, metrics[training.metric], state.best_metrics[training.metric])
+                    if give_up is not None:
+                        state.given_up = from_first(fabric, partial(give_up, state.epoch + 1, metrics))
                 if state.batch == len(loader):
                     state.epoch, state.batch = state.epoch + 1, 0
         except KeyboardInterrupt:
@@ -312,11 +320,14 @@ class State:
     """Validations since the best one."""
     validated_step: int = 0
     """Steps taken at the last validation."""
+    given_up: bool = False
+    """Whether the run was ended by whoever watched its validations."""
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any], where: Path) -> State:
         """What `asdict` stored. CheckpointError for anything else."""
         fresh = asdict(cls())
+        data = {"given_up": False, **data}  # version 0.1.0 did not know of it
         for name in {**fresh, **data}:
             kinds = (int, float) if name == "seconds" else (type(fresh.get(name)),)
             if name not in fresh or not isinstance(data.get(name), kinds):
@@ -343,7 +354,9 @@ class State:
         return True
 
 
-def _reason_to_stop(state: State, training: Training) -> Literal["epochs", "max_steps", "patience"] | None:
+def _reason_to_stop(state: State, training: Training) -> Literal["epochs", "max_steps", "patience", "given_up"] | None:
+    if state.given_up:
+        return "given_up"
     if training.patience is not None and state.without_best >= training.patience:
         return "patience"
     if state.epoch >= training.epochs:
