@@ -12,6 +12,7 @@ import guiderec
 PUBLIC = {
     # three calls, and what they take and give
     "load",
+    "tune",
     "fit",
     "configure",
     "save",

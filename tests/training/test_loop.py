@@ -397,3 +397,35 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"torch finds no GPU here\. Hint: --set training\.accelerator=cpu"):
         join(accelerator="cuda", precision="fp32")
+
+
+# ------------------------------------------------------------------------------------------------------- given up
+
+
+def test_a_run_is_given_up_after_a_validation_and_stays_so(tmp_path):
+    asked = []
+
+    def give_up(epoch, metrics):
+        asked.append((epoch, metrics))
+        return epoch == 2
+
+    training = SHORT.replace(epochs=5)
+    first, outcome = train(tmp_path, training, check=scripted([0.1, 0.3, 0.2, 0.4, 0.5]), give_up=give_up)
+    assert (outcome.reason, outcome.epochs, outcome.best_epoch) == ("given_up", 2, 2)
+    assert asked == [(1, {"recall@5": 0.1}), (2, {"recall@5": 0.3})]
+    assert events(tmp_path, "stop")[-1]["reason"] == "given_up"
+    second, again = train(
+        tmp_path, training, resume=True, check=lambda model: pytest.fail("nothing is left to validate")
+    )
+    assert (again.reason, again.steps) == ("given_up", 22)
+    assert all(torch.equal(value, first.state_dict()[name]) for name, value in second.state_dict().items())
+
+
+def test_checkpoints_from_before_runs_could_be_given_up_are_resumed(tmp_path):
+    train(tmp_path, SHORT.replace(epochs=1))
+    (stored,) = (tmp_path / "checkpoint").rglob("state.json")
+    state = json.loads(stored.read_text())
+    assert state["progress"].pop("given_up") is False
+    stored.write_text(json.dumps(state))
+    _, outcome = train(tmp_path, SHORT.replace(epochs=2), resume=True)
+    assert (outcome.epochs, outcome.reason) == (2, "epochs")

@@ -26,7 +26,7 @@ from guiderec.data.loader import Loader
 from guiderec.data.sequences import Rows, Sequences
 from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.rng import Noise, seed_everything
-from guiderec.training.loop import Outcome, Training, fit
+from guiderec.training.loop import GiveUp, Outcome, Training, fit
 
 N_ITEMS = 30
 LENGTH = 4
@@ -103,12 +103,13 @@ def train(
     rows: Rows | None = None,
     check: Callable[[Any], Mapping[str, float]] = validate,
     model: Any = None,
+    give_up: GiveUp | None = None,
 ) -> tuple[Tiny, Outcome]:
     """Train a new model, initialised from seed 0, unless one is given."""
     seed_everything(0)
     model = Tiny(config or TinyConfig()) if model is None else model
     loader = Loader(rows or make_rows(), batch_size=training.batch_size, max_length=LENGTH, seed=5)
-    return model, fit(model, loader, check, training, run, seed=3, resume=resume, progress=False)
+    return model, fit(model, loader, check, training, run, seed=3, give_up=give_up, resume=resume, progress=False)
 
 
 # --------------------------------------------------------------------------------------------- dying where one is told

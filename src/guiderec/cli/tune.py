@@ -147,8 +147,14 @@ def _table(tuned: Tuned) -> Table:
         f"the best {_SHOWN} are shown": len(measured) > _SHOWN,
     }
     note = f"{', '.join(text for text, true in kinds.items() if true)}. All are in {tuned.out / 'trials.csv'}."
-    columns = ("Trial", *paths, f"Validation {title(tuned.metric)}", "Epochs", "Time")
+    columns = ("Trial", *_short(paths), f"Validation {title(tuned.metric)}", "Epochs", "Time")
     return Table(f"Search of {', '.join(paths)}", columns, rows, note)
+
+
+def _short(paths: list[str]) -> list[str]:
+    """The last part of each path, and all of it where two end alike."""
+    ends = [path.rpartition(".")[2] for path in paths]
+    return [end if ends.count(end) == 1 else path for path, end in zip(paths, ends, strict=True)]
 
 
 def _next(tuned: Tuned, what: str, data: Path) -> str:
