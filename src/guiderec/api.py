@@ -127,7 +127,8 @@ def tune(
     metric
         What is maximised, and chooses the best epoch. None: the experiment's own `training.metric`.
     overrides, seed
-        Of the experiment, the same for all trials; the seed also chooses the trials.
+        Of the experiment, the same for all trials; the seed also chooses the trials. Of a run, overrides that keep its
+        weights, and the seed chooses the trials alone.
     prune
         Give trainings up that fall behind the median of those before.
     tell
@@ -144,9 +145,9 @@ def tune(
     space = search if isinstance(search, Space) else Space.from_texts(search)
     plan = Plan(space=space, method=method, trials=trials, seed=seed or 0, prune=prune)
     if _is_run(what):
-        if overrides:
-            raise ConfigError("Overrides belong to a recipe, and a run has its options.", hint="search them instead")
-        return tune_run(Path(what), dataset, plan, Path(out), metric=metric, resume=resume, tell=tell)
+        return tune_run(
+            Path(what), dataset, plan, Path(out), metric=metric, overrides=overrides, resume=resume, tell=tell
+        )
     changes = {**(overrides or {}), **({"training.metric": metric} if metric else {})}
     experiment = configure(str(what) if isinstance(what, Path) else what, changes, seed)
     plan = plan.replace(seed=experiment.seed)

@@ -53,7 +53,8 @@ def test_the_guidance_of_a_run_is_searched_and_the_run_is_left_alone(
     shutil.copytree(runs["steerrec"], run)
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     done = cli("tune", run, "--data", split, "--search", "model.guidance.scale=0:4", "--trials", 3,
-               "--method", "random", "--metric", "hr@5", "--out", tmp_path / "search")  # fmt: skip
+               "--set", "model.guidance.name=cfg", "--method", "random", "--metric", "hr@5",
+               "--out", tmp_path / "search")  # fmt: skip
     assert done.status == 0, done.err
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
     assert "Validation Recall@5" in done.out
@@ -62,6 +63,7 @@ def test_the_guidance_of_a_run_is_searched_and_the_run_is_left_alone(
     assert tested.status == 0, tested.err
     best = max((json.loads(path.read_text()) for path in (tmp_path / "search" / "trials").iterdir()),
                key=lambda trial: (trial["value"], -trial["number"]))  # fmt: skip
+    assert tested.json["overrides"]["model.guidance.name"] == "cfg"
     assert float(tested.json["overrides"]["model.guidance.scale"]) == best["options"]["model.guidance.scale"]
     assert tested.json["part"] == "test"
 

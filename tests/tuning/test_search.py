@@ -227,17 +227,20 @@ def steered(data, tmp_path_factory):
 def test_options_of_a_run_are_measured_on_its_weights(steered, data, tmp_path):
     before = {path: path.read_bytes() for path in steered.rglob("*") if path.is_file()}
     space = {"model.guidance.scale": [0.0, 1.0, 8.0]}
-    searched = tune(steered, data, space, out=tmp_path / "search", method="grid", trials=None, metric="ndcg@5")
+    fixed = {"model.guidance.name": "cfg"}
+    options = {"method": "grid", "trials": None, "metric": "ndcg@5", "overrides": fixed}
+    searched = tune(steered, data, space, out=tmp_path / "search", **options)
     assert {path: path.read_bytes() for path in steered.rglob("*") if path.is_file()} == before
     assert (searched.metric, len(searched.trials)) == ("ndcg@5", 3)
     assert not (tmp_path / "search" / "runs").exists()
     for trial in searched.trials:
         evaluated = runs.evaluate(
-            steered, data, "valid", overrides=trial.options, label="check", metrics=("ndcg@5", "recall@10")
+            steered, data, "valid", overrides={**fixed, **trial.options}, label="check", metrics=("ndcg@5", "recall@10")
         )["metrics"]
         assert trial.value == pytest.approx(evaluated["ndcg@5"]["mean"], abs=1e-12)
         assert trial.metrics["recall@10"] == pytest.approx(evaluated["recall@10"]["mean"], abs=1e-12)
     assert len({trial.value for trial in searched.trials}) > 1
+    assert searched.experiment.model.guidance.name == "cfg"
     assert searched.experiment.model.guidance.scale == searched.best.options["model.guidance.scale"]
 
 
@@ -246,11 +249,12 @@ def test_what_a_run_cannot_change_is_refused(steered, data, tmp_path):
         tune(steered, data, {"training.learning_rate": [1e-3, 1e-2]}, out=tmp_path / "a", method="grid", trials=None)
     with pytest.raises(ConfigError, match="weights of a run are trained"):
         tune(steered, data, {"model.guidance.scale": [0.0, 1.0]}, out=tmp_path / "b", prune=True)
-    with pytest.raises(ConfigError, match="a run has its options"):
-        tune(steered, data, {"model.guidance.scale": [0.0, 1.0]}, out=tmp_path / "c", overrides={"model.dim": 9})
+    with pytest.raises(ConfigError, match="the weights are trained"):
+        tune(steered, data, {"model.guidance.scale": [0.0, 1.0]}, out=tmp_path / "c", overrides={"training.epochs": 9})
     other = synthetic.make(n_items=300, n_users=600, seed=3).dataset
     with pytest.raises(CheckpointError, match="was trained on the split"):
         tune(steered, other, {"model.guidance.scale": [0.0, 1.0]}, out=tmp_path / "d")
+    assert not any((tmp_path / name).exists() for name in "abcd")
 
 
 # ------------------------------------------------------------------------------------------------ what is refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -46,7 +47,7 @@ def tune(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Replace an option of the recipe; may be repeated.", metavar="OPTION=VALUE"),
+        typer.Option("--set", help="Replace an option, for all trials; may be repeated.", metavar="OPTION=VALUE"),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Of the choice of trials and of every training.")
@@ -92,7 +93,7 @@ def tune(
 
     def show(console: Console) -> None:
         console.print(_table(tuned).rich())
-        console.print(_next(tuned, what, data), markup=False, soft_wrap=True)
+        console.print(_next(tuned, what, data, changes or []), markup=False, soft_wrap=True)
 
     found = {
         "out": tuned.out,
@@ -157,17 +158,18 @@ def _short(paths: list[str]) -> list[str]:
     return [end if ends.count(end) == 1 else path for path, end in zip(paths, ends, strict=True)]
 
 
-def _next(tuned: Tuned, what: str, data: Path) -> str:
+def _next(tuned: Tuned, what: str, data: Path, changes: list[str]) -> str:
     """What to do with the best options, and how far to trust them."""
-    sets = " ".join(f"--set {path}={_argument(value)}" for path, value in tuned.best.options.items())
+    found = " ".join(f"--set {path}={_argument(value)}" for path, value in tuned.best.options.items())
+    fixed = [f"--set {shlex.quote(change)}" for change in changes]
     run = tuned.out / "runs" / f"{tuned.best.number:04d}"
     evaluate = (
         f"guiderec evaluate {run} --data {data}"
         if run.is_dir()
-        else f"guiderec evaluate {what} --data {data} {sets} --label tuned"
+        else f"guiderec evaluate {what} --data {data} {' '.join([*fixed, found])} --label tuned"
     )
     return (
-        f"Best: trial {tuned.best.number}, {sets}\n"
+        f"Best: trial {tuned.best.number}, {found}\n"
         "The greatest of many values flatters its options. Test them once, when nothing is left to choose:\n"
         f"  {evaluate}"
     )
@@ -175,6 +177,4 @@ def _next(tuned: Tuned, what: str, data: Path) -> str:
 
 def _argument(value: object) -> str:
     """A value as a shell takes it."""
-    import shlex
-
     return shlex.quote(value if isinstance(value, str) else json.dumps(value))

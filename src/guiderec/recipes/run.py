@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -392,11 +392,7 @@ def _reopened(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None) 
     """The experiment of a run under other options, and its best weights under them."""
     experiment = read_experiment(run)
     require_same_data(run, dataset)
-    if late := sorted(path for path in overrides or {} if path.partition(".")[0] in _TRAINS and path not in _ALWAYS):
-        raise ConfigError(
-            f"{', '.join(late)}: the weights are trained, so this can change nothing.",
-            hint="give it to `guiderec train`, and evaluate that run",
-        )
+    require_after_training(overrides or {})
     changed = override(experiment, overrides or {})
     assert isinstance(changed, Experiment)
     return changed, Model.from_pretrained(run / "model").reconfigured(changed.model).recommender
@@ -438,6 +434,15 @@ def require_same_data(run: Path, dataset: Dataset) -> None:
             f"{run}: was trained on the split {trained_on[:12]}, got {dataset.name}, split "
             f"{dataset.split_sha256[:12]}.",
             hint="use the split that the run was trained on",
+        )
+
+
+def require_after_training(overrides: Iterable[str]) -> None:
+    """ConfigError for options that act in training alone."""
+    if late := sorted(path for path in overrides if path.partition(".")[0] in _TRAINS and path not in _ALWAYS):
+        raise ConfigError(
+            f"{', '.join(late)}: the weights are trained, so this can change nothing.",
+            hint="give it to `guiderec train`, and evaluate that run",
         )
 
 

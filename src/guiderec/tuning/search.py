@@ -28,7 +28,7 @@ from guiderec.data.dataset import Dataset
 from guiderec.errors import CheckpointError, ConfigError, ScoreError, TrainingError
 from guiderec.evaluation.metrics import parse_metrics
 from guiderec.recipes.experiment import Experiment
-from guiderec.recipes.run import read_experiment, require_same_data, revalidated, train
+from guiderec.recipes.run import read_experiment, require_after_training, require_same_data, revalidated, train
 from guiderec.training.distributed import processes
 from guiderec.training.record import environment, read_json, read_log, replacing, validation_curve, write_json
 from guiderec.tuning.space import Space
@@ -177,13 +177,14 @@ def tune_run(
     out: Path,
     *,
     metric: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
     tell: Tell | None = None,
 ) -> Tuned:
     """Search options of a trained run that leave its weights alone, such as the strength of guidance.
 
-    The value of a trial is `metric`, or the run's own, of its best weights on its validation rows. Everything else is
-    as with `tune_training`.
+    The value of a trial is `metric`, or the run's own, of its best weights on its validation rows, under `overrides`
+    and the options of the trial. Everything else is as with `tune_training`.
 
     Raises
     ------
@@ -194,15 +195,17 @@ def tune_run(
     """
     if plan.prune:
         raise ConfigError("--prune ends trainings early, and the weights of a run are trained.")
-    experiment = read_experiment(run)
+    require_after_training([*(overrides or {}), *plan.space.options])
     require_same_data(run, dataset)
+    experiment = _under(read_experiment(run), overrides or {})
     (chosen,) = parse_metrics((metric or experiment.training.metric,))
     measured = experiment.replace(metrics=tuple(dict.fromkeys((chosen.name, *experiment.metrics))))
     plan = plan.replace(space=plan.space.of(measured))
+    fixed = {**(overrides or {}), "metrics": list(measured.metrics)}
 
     def attempt(number: int, options: dict[str, Any], before: Sequence[Trial]) -> Trial:
         started = time.perf_counter()
-        metrics = revalidated(run, dataset, {**options, "metrics": list(measured.metrics)})
+        metrics = revalidated(run, dataset, {**fixed, **options})
         seconds = round(time.perf_counter() - started, 3)
         return Trial(
             number=number,
