@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.image
@@ -179,3 +181,64 @@ def test_report_imports_neither_torch_nor_pyplot() -> None:
 def test_slug() -> None:
     assert figures.slug("steerrec:demo (seed 0)") == "steerrec-demo-seed-0"
     assert figures.slug("???") == "run"
+
+
+# ------------------------------------------------------------------------------------------- one number, many values
+
+
+def evaluated_under(path: Path, label: str, overrides: dict[str, object], mean: float) -> None:
+    """Another evaluation of the test part of a run, in which every metric has this mean."""
+    record = json.loads((path / "evaluation" / "test.json").read_text())
+    record["overrides"] = overrides
+    record["metrics"] = {name: {"mean": mean, "low": mean - 0.01, "high": mean + 0.01} for name in record["metrics"]}
+    (path / "evaluation" / f"test-{label}.json").write_text(json.dumps(record))
+
+
+def test_values_of_one_number_are_a_sweep_with_the_trained_value(make_run: MakeRun) -> None:
+    path = make_run("a")
+    for label, value in (("d8", "8"), ("d128", 128), ("d32", "32.0")):
+        evaluated_under(path, label, {"model.dim": value}, 0.1)
+    (sweep,) = figures.sweeps(read(path), "test")
+    assert (sweep.option, dict(sweep.fixed), sweep.trained) == ("model.dim", {}, 64)
+    assert list(sweep.points.items()) == [(8.0, "test-d8"), (32.0, "test-d32"), (64.0, "test"), (128.0, "test-d128")]
+
+
+def test_what_else_was_changed_keeps_sweeps_apart(make_run: MakeRun) -> None:
+    path = make_run("a")
+    for value in (1, 2, 4):
+        evaluated_under(path, f"one-{value}", {"model.dim": value, "model.sampler": "ddim"}, 0.1)
+        evaluated_under(path, f"two-{value}", {"model.dim": value, "model.sampler": "ddpm"}, 0.1)
+    assert not any(sweep.option == "model.sampler" for sweep in figures.sweeps(read(path), "test"))
+    one, two = figures.sweeps(read(path), "test")
+    assert (dict(one.fixed), dict(two.fixed)) == ({"model.sampler": "ddim"}, {"model.sampler": "ddpm"})
+    assert one.trained is None  # the run itself has another sampler
+    evaluated_under(path, "plain", {"model.sampler": "ddim"}, 0.1)
+    one, two = figures.sweeps(read(path), "test")
+    assert (one.trained, one.points[64.0], two.trained) == (64.0, "test-plain", None)
+    names = [picture.name for picture in figures.option_curves([read(path)])]
+    assert len(set(names)) == 2
+
+
+def test_two_values_words_and_other_rows_are_no_sweep(make_run: MakeRun) -> None:
+    path = make_run("a")
+    evaluated_under(path, "d8", {"model.dim": 8}, 0.1)
+    for word in ("x", "y", "true"):
+        evaluated_under(path, word, {"model.kind": word}, 0.1)
+    assert figures.sweeps(read(path), "test") == []
+    evaluated_under(path, "d16", {"model.dim": 16}, 0.1)
+    assert len(figures.sweeps(read(path), "test")) == 1
+    record = json.loads((path / "evaluation" / "test-d16.json").read_text())
+    (path / "evaluation" / "test-d16.json").write_text(json.dumps({**record, "seen": "mask"}))
+    assert figures.sweeps(read(path), "test") == []
+
+
+def test_the_curve_shows_the_numbers_of_the_records(make_run: MakeRun) -> None:
+    path = make_run("a")
+    for value, mean in ((8, 0.123), (16, 0.456), (400, 0.789)):
+        evaluated_under(path, f"d{value}", {"model.dim": value}, mean)
+    (picture,) = figures.option_curves([read(path)])
+    trained = json.loads((path / "evaluation" / "test.json").read_text())["metrics"]["recall@5"]["mean"]
+    assert "dim 8: Recall@5 0.1230" in picture.alt
+    assert f"dim 64: Recall@5 {trained:.4f}" in picture.alt
+    assert "marked, the value they were trained with" in picture.caption
+    assert picture.light != picture.dark

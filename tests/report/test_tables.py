@@ -208,3 +208,35 @@ def test_metric_titles_and_protocols() -> None:
     assert tables.describe_protocol({"name": "leave_one_out", "seen": "mask", "min": 5}) == (
         "leave_one_out (seen=mask, min=5)"
     )
+
+
+def test_latex_has_the_cells_of_the_markdown_and_escapes_what_latex_reads_otherwise(make_run: MakeRun) -> None:
+    (table,) = tables.results([read(make_run("a")), read(make_run("b", seed=1, skill=0.2))])
+    latex = table.latex()
+    assert latex.startswith("\\begin{table}\n")
+    assert latex.endswith("\\end{table}\n")
+    rows = [line.removesuffix(" \\\\").split(" & ") for line in latex.splitlines() if line.endswith(" \\\\")]
+    assert {len(row) for row in rows} == {len(table.columns)}
+    plain = [[re.sub(r"\\(textbf|scriptsize) ?|[{}]", "", cell).replace("--", "–") for cell in row] for row in rows]
+    assert plain[1:] == [[str(cell) for cell in row] for row in table.rows]
+    assert latex.count("\\textbf") == sum(cell.strong for row in table.rows for cell in row)
+
+    odd = tables.Table(
+        "50 % of a_b & c", ("#", "±²"), ((tables.Cell("{x}^~\\$<>|"), tables.Cell("1.0 ×10⁻³", "± 2")),), "–"
+    )
+    text = odd.latex()
+    assert "\\caption{50 \\% of a\\_b \\& c}" in text
+    assert "\\# & $\\pm$\\textsuperscript{2} \\\\" in text
+    assert (
+        "\\{x\\}\\textasciicircum{}\\textasciitilde{}\\textbackslash{}\\$\\textless{}\\textgreater{}\\textbar{}" in text
+    )
+    assert "1.0 $\\times$10\\textsuperscript{$-$}\\textsuperscript{3} {\\scriptsize ($\\pm$ 2)}" in text
+    assert "{\\footnotesize --}" in text
+
+
+def test_every_letter_of_the_tables_can_be_set_by_latex(make_run: MakeRun) -> None:
+    """What is left after escaping is ASCII or a letter: LaTeX has no signs such as those of superscripts."""
+    runs = [read(make_run("a", both_ways=True, mmd2=0.001)), read(make_run("b", seed=1, both_ways=True, mmd2=0.002))]
+    kinds = (tables.results, tables.otherwise, tables.over_seeds, tables.beyond, tables.distributions)
+    text = "".join(table.latex() for kind in kinds for table in kind(runs)) + tables.provenance(runs).latex()
+    assert {letter for letter in text if ord(letter) > 127 and not letter.isalpha()} == set()

@@ -22,7 +22,7 @@ def report(
     part: Annotated[Literal["test", "valid"], typer.Option("--part", help="Part of the split.")] = "test",
     as_json: Json = False,
 ) -> None:
-    """Write an HTML page, figures and tables (Markdown, CSV) about runs that were evaluated.
+    """Write an HTML page, figures and tables (Markdown, LaTeX, CSV) about runs that were evaluated.
 
     Example: guiderec report runs/base-0 runs/new-0 --out runs/report
     """
@@ -34,6 +34,7 @@ def report(
     result = {
         "page": written.page,
         "table": written.table,
+        "latex": written.latex,
         "numbers": written.numbers,
         "figures": list(written.figures),
     }
@@ -41,7 +42,8 @@ def report(
     def show(console: Console) -> None:
         console.print(f"{written.page}: open it in a browser.", markup=False, soft_wrap=True)
         console.print(
-            f"{written.table}, {written.numbers.name} and {len(written.figures)} figures lie beside it.",
+            f"{written.table}, {written.latex.name}, {written.numbers.name} and {len(written.figures)} figures lie "
+            "beside it.",
             markup=False,
             soft_wrap=True,
         )

@@ -6,6 +6,8 @@ Drawn on `matplotlib.figure.Figure` without pyplot, so no global state changes a
 from __future__ import annotations
 
 import io
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from guiderec.errors import ConfigError
 from guiderec.report import steering
-from guiderec.report.runs import Event, Run
+from guiderec.report.runs import Event, Run, labels
 from guiderec.report.tables import comparable, measured_together, title
 
 if TYPE_CHECKING:
@@ -105,6 +107,129 @@ def training_curves(run: Run, name: str) -> Picture | None:
 def metric_bars(runs: Sequence[Run], part: str = "test") -> list[Picture]:
     """Means with their 95 % intervals, one panel per metric, one figure for each set of comparable runs."""
     return [_metric_figure(group, names, part, number) for number, (group, names) in enumerate(comparable(runs, part))]
+
+
+def option_curves(runs: Sequence[Run], part: str = "test") -> list[Picture]:
+    """Metrics over the values of one number that the same weights were evaluated under, with 95 % intervals.
+
+    A figure for each run and each option of which three or more values were evaluated with everything else the same;
+    `guiderec evaluate --set OPTION=VALUE --label NAME` makes them.
+    """
+    pictures: list[Picture] = []
+    for run, name in zip(runs, labels(runs), strict=True):
+        for sweep in sweeps(run, part):
+            stem = f"options-{slug(name)}-{slug(sweep.option)}"
+            again = sum(picture.name.startswith(stem) for picture in pictures)
+            pictures.append(_option_figure(run, name, sweep, part, f"{stem}-{again + 1}" if again else stem))
+    return pictures
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Evaluations of one run that differ in one number alone."""
+
+    option: str
+    """Its dotted path."""
+    fixed: Mapping[str, Any]
+    """What else was changed, in all of them."""
+    points: Mapping[float, str]
+    """Value -> name of the evaluation, values rising."""
+    trained: float | None
+    """The value that the run was trained with, where it is one of the points."""
+
+
+def sweeps(run: Run, part: str) -> list[Sweep]:
+    """Every number that was varied alone, at three or more values."""
+    changes = {
+        name: dict(evaluation.record.get("overrides") or {})
+        for name, evaluation in run.evaluations.items()
+        if name == part or name.startswith(f"{part}-")
+    }
+    found: dict[str, dict[float, str]] = {}
+    facts: dict[str, tuple[str, dict[str, Any]]] = {}
+    for name, changed in changes.items():
+        for option, given in changed.items():
+            value = _as_number(given)
+            if value is not None:
+                rest = {path: other for path, other in changed.items() if path != option}
+                key = json.dumps([option, sorted(rest.items(), key=str), run.comparable(name)])
+                facts[key] = (option, rest)
+                found.setdefault(key, {})[value] = name
+    whole = []
+    for key, (option, rest) in facts.items():
+        points, trained = found[key], _as_number(_at(run.experiment, option))
+        as_trained = next((name for name, changed in changes.items() if changed == rest), None)
+        if trained is not None and as_trained is not None and run.comparable(as_trained) == json.loads(key)[2]:
+            points.setdefault(trained, as_trained)
+        if len(points) > 2:
+            kept = trained if trained in points else None
+            whole.append(Sweep(option, rest, dict(sorted(points.items())), kept))
+    return whole
+
+
+def _at(plain: Any, path: str) -> Any:
+    """What stands at a dotted path of plain data; None where nothing does."""
+    for step in path.split("."):
+        plain = plain.get(step) if isinstance(plain, Mapping) else None
+    return plain
+
+
+def _as_number(value: Any) -> float | None:
+    """A number, or text that a command line gave for one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _option_figure(run: Run, name: str, sweep: Sweep, part: str, stem: str) -> Picture:
+    values = list(sweep.points)
+    records = [run.evaluations[each].metrics for each in sweep.points.values()]
+    metrics = headline(list(records[0]), set.intersection(*(set(record) for record in records)))
+    short = sweep.option.rpartition(".")[2].replace("_", " ")
+    places = np.arange(len(values)) if _grows_by_factors(values) else np.array(values)
+
+    def draw(theme: Theme) -> Figure:
+        rows = -(-len(metrics) // 2)
+        figure, panels = _panels(rows, min(len(metrics), 2), height=2.3 * rows)
+        for panel, metric in zip(panels, metrics, strict=False):
+            mean, low, high = ([record[metric][end] for record in records] for end in ("mean", "low", "high"))
+            panel.fill_between(places, low, high, color=theme.series[0], alpha=0.18, linewidth=0)
+            panel.plot(places, mean, color=theme.series[0], linewidth=2.0, marker="o", markersize=5)
+            if sweep.trained is not None:
+                at = values.index(sweep.trained)
+                panel.plot(places[at], mean[at], "o", color=theme.series[1], markersize=8, markeredgecolor=theme.paper)
+            panel.set_xticks(places, [f"{value:g}" for value in values])
+            panel.set_title(title(metric), loc="left")
+            panel.set_xlabel(short.capitalize())
+            panel.grid(axis="y")
+        for panel in panels[len(metrics) :]:
+            panel.remove()
+        return figure
+
+    facts = "; ".join(
+        f"{short} {value:g}: " + ", ".join(f"{title(metric)} {record[metric]['mean']:.4f}" for metric in metrics)
+        for value, record in zip(values, records, strict=True)
+    )
+    fixed = ", ".join(f"{path}={value}" for path, value in sweep.fixed.items())
+    caption = "".join(
+        [
+            f"{name} over {sweep.option}: the same weights at each value",
+            f", with {fixed}" if fixed else "",
+            "; marked, the value they were trained with" if sweep.trained is not None else "",
+            ". Bands are 95 % intervals of each mean; `guiderec compare` tells whether two values differ on these rows.",
+        ]
+    )
+    return _picture(stem, f"Curves on the {part} part. {facts}.", caption, draw)
+
+
+def _grows_by_factors(values: Sequence[float]) -> bool:
+    """Whether places at equal distances show the values better than places in proportion."""
+    gaps = np.diff(values)
+    return bool(gaps.max() > 4 * gaps.min())
 
 
 def rank_histogram(run: Run, name: str, part: str = "test") -> Picture | None:

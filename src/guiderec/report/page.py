@@ -1,4 +1,4 @@
-"""The report of one or several runs: `index.html`, figures as PNG, `table.md`, `numbers.csv`; from records alone."""
+"""The report of one or several runs: a page, figures as PNG, tables as Markdown, LaTeX and CSV; from records alone."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Written:
 
     page: Path
     table: Path
+    latex: Path
     numbers: Path
     figures: tuple[Path, ...]
 
@@ -47,7 +48,8 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     """Write the report of `runs` on `part` into the directory `out`, which is created when needed.
 
     The page needs no other file and no network: the figures are inside it, in a light and a dark version; beside it
-    each figure lies as PNG (`NAME.png`, light), and every metric in long form (`numbers.csv`, see `tables.numbers`).
+    each figure lies as PNG (`NAME.png`, light), all tables as Markdown and for LaTeX, and every metric in long form
+    (`numbers.csv`, see `tables.numbers`).
     An existing report is overwritten.
 
     Raises
@@ -74,7 +76,8 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     template = _template()
     from guiderec.report import figures  # matplotlib is an extra: without it this line raises ConfigError
 
-    summaries = [*figures.metric_bars(records, part), *figures.clouds(records, part), *figures.coverage(records, part)]
+    kinds_of_figures = (figures.metric_bars, figures.option_curves, figures.clouds, figures.coverage)
+    summaries = [picture for kind in kinds_of_figures for picture in kind(records, part)]
     sections = _sections(records, part)
     for section, run in zip(sections, records, strict=True):
         for picture in figures.steering_curves(run, section.name, part):
@@ -84,6 +87,8 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     out.mkdir(parents=True, exist_ok=True)
     page, table, numbers = out / "index.html", out / "table.md", out / "numbers.csv"
     table.write_text(_markdown(records, tabulated), encoding="utf-8")
+    latex = out / "table.tex"
+    latex.write_text("\n".join(t.latex() for t in (*tabulated, tables.provenance(records))), encoding="utf-8")
     pl.DataFrame(tables.numbers(records, part), infer_schema_length=None).write_csv(numbers)
     for picture in shown:
         (out / f"{picture.name}.png").write_bytes(picture.light)
@@ -100,7 +105,7 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
         ),
         encoding="utf-8",
     )
-    return Written(page, table, numbers, tuple(out / f"{picture.name}.png" for picture in shown))
+    return Written(page, table, latex, numbers, tuple(out / f"{picture.name}.png" for picture in shown))
 
 
 def _template() -> Any:

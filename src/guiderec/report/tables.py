@@ -1,4 +1,4 @@
-"""Tables over runs, for people (rich, HTML) and for files (markdown). Every number is read from a run's records."""
+"""Tables over runs, for people (rich, HTML) and files (Markdown, LaTeX). Every number is read from a run's records."""
 
 from __future__ import annotations
 
@@ -48,6 +48,24 @@ class Table:
         body = ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in self.rows]
         parts = [f"**{_escape(self.caption)}**", "\n".join([head, rule, *body]), _escape(self.note)]
         return "\n\n".join(part for part in parts if part) + "\n"
+
+    def latex(self) -> str:
+        r"""A `table` for LaTeX with booktabs: caption, rows, note. Intervals are smaller than what they are about."""
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(self.caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_latex, self.columns)) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(_latex_cell, row)) + r" \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        if self.note:
+            lines += [r"\par\smallskip", rf"{{\footnotesize {_latex(self.note)}}}"]
+        return "\n".join([*lines, r"\end{table}"]) + "\n"
 
     def rich(self, *, details: bool = True) -> rich.table.Table:
         """The same table for a terminal; without `details` a row takes one line where there is room."""
@@ -435,6 +453,36 @@ def _escape(text: str) -> str:
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{_escape(cell.text)}**" if cell.strong else _escape(cell.text)
     return f"{text} ({_escape(cell.detail)})" if cell.detail else text
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "…": r"\dots{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "−": "$-$",
+    "²": r"\textsuperscript{2}",
+    "³": r"\textsuperscript{3}",
+    "⁻": r"\textsuperscript{$-$}",
+}
+"""What LaTeX reads as something else, or has no letter for, and how it is written."""
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text.replace("\n", " "))
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = rf"\textbf{{{_latex(cell.text)}}}" if cell.strong else _latex(cell.text)
+    return rf"{text} {{\scriptsize ({_latex(cell.detail)})}}" if cell.detail else text
 
 
 def _rich_cell(cell: Cell) -> rich.text.Text:
