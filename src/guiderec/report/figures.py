@@ -220,7 +220,7 @@ def _option_figure(run: Run, name: str, sweep: Sweep, part: str, stem: str) -> P
             f"{name} over {sweep.option}: the same weights at each value",
             f", with {fixed}" if fixed else "",
             "; marked, the value they were trained with" if sweep.trained is not None else "",
-            ". Bands are 95 % intervals of each mean; `guiderec compare` tells whether two values differ on these rows.",
+            ". Bands: 95 % intervals of each mean; `guiderec compare` tells whether two values differ on these rows.",
         ]
     )
     return _picture(stem, f"Curves on the {part} part. {facts}.", caption, draw)
