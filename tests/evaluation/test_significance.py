@@ -24,7 +24,15 @@ from guiderec.evaluation.significance import (
 METRICS = ("recall@5", "ndcg@10")
 
 
-def write_run(run: Path, ranks: np.ndarray, *, users: np.ndarray | None = None, sha: str = "abc", **record) -> Path:
+def write_run(
+    run: Path,
+    ranks: np.ndarray,
+    *,
+    users: np.ndarray | None = None,
+    sha: str = "abc",
+    other: dict[str, np.ndarray] | None = None,
+    **record,
+) -> Path:
     table = pl.DataFrame(
         {
             "user": np.arange(len(ranks)) if users is None else users,
@@ -32,6 +40,7 @@ def write_run(run: Path, ranks: np.ndarray, *, users: np.ndarray | None = None, 
             "history_length": np.full(len(ranks), 3),
             "rank": ranks,
             **{metric.name: metric(ranks) for metric in parse_metrics(METRICS)},
+            **(other or {}),
         }
     )
     (run / "evaluation").mkdir(parents=True)
@@ -175,6 +184,27 @@ def test_an_evaluation_under_a_label_is_a_side_of_its_own(tmp_path: Path) -> Non
     assert list(found.run_means) == [str(run), f"{run}@off"]
     with pytest.raises(CheckpointError, match="no evaluation of part 'test-on'"):
         compare([run], [Path(f"{run}@on")])
+
+
+def test_either_treatment_of_seen_items_is_compared_whichever_was_asked_for(tmp_path: Path) -> None:
+    kept, masked = [ranks_of(0), ranks_of(1)], [ranks_of(2), ranks_of(3)]
+    runs = [write_run(tmp_path / str(s), kept[s], other={"rank_if_masked": masked[s]}) for s in range(2)]
+    late = write_run(tmp_path / "late", masked[1], seen="mask", other={"rank_if_kept": kept[1]})
+    as_masked = [write_run(tmp_path / f"m{s}", masked[s], seen="mask") for s in range(2)]
+
+    def differences(*sides: Path, **options: str) -> list[float]:
+        found = compare(*([side] for side in sides), flips=100, **options)
+        return [test.difference for test in found.tests]
+
+    assert differences(*runs) == differences(*runs, seen="keep")
+    assert differences(*runs, seen="mask") == differences(*as_masked)
+    assert differences(*runs, seen="mask") != differences(*runs)
+    assert differences(runs[0], late, seen="keep") == differences(*runs)
+    assert differences(runs[0], late, seen="mask") == differences(*as_masked)
+    assert compare([runs[0]], [late], seen="mask", flips=10).seen == "mask"
+    assert compare([runs[0]], [runs[1]], flips=10).seen == "keep"
+    with pytest.raises(CheckpointError, match="its rows have not all a number 'rank_if_kept'"):
+        compare([as_masked[0]], [late], seen="keep")
 
 
 def test_users_with_several_rows_make_the_user_the_unit(tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def compare(
             "--metric", help="Compare only this metric; may be repeated.", show_default="all", metavar="METRIC"
         ),
     ] = None,
+    seen: Annotated[
+        Literal["keep", "mask"] | None,
+        typer.Option(
+            "--seen",
+            help="Items of the history: ranked, or not. Both were recorded.",
+            show_default="as the runs were evaluated",
+        ),
+    ] = None,
     distribution: Annotated[
         bool,
         typer.Option(
@@ -58,7 +66,7 @@ def compare(
     """
     groups = [[Path(run.strip()) for run in side.split(",") if run.strip()] for side in sides]
     if interests:
-        if metric or distribution or len(groups) != 2:
+        if metric or seen or distribution or len(groups) != 2:
             raise typer.BadParameter("takes two sides and no other measure.", param_hint="--interests")
         from guiderec.evaluation.interests import compare as compare_interests
 
@@ -67,8 +75,10 @@ def compare(
         answer(result, as_json, lambda console: _show_interests(console, changes, part))
         return
     if distribution:
-        if metric:
-            raise typer.BadParameter("there is one measure of distributions.", param_hint="--metric")
+        if metric or seen:
+            raise typer.BadParameter(
+                "takes no other measure and no treatment of seen items.", param_hint="--distribution"
+            )
         from guiderec.evaluation.seeds import compare_discrepancies
 
         over_seeds = compare_discrepancies(groups[0], *groups[1:], part=part)
@@ -76,8 +86,11 @@ def compare(
         return
     from guiderec.evaluation.significance import compare as compare_runs
 
-    comparison = compare_runs(groups[0], *groups[1:], part=part, metrics=metric or None)
+    comparison = compare_runs(groups[0], *groups[1:], part=part, metrics=metric or None, seen=seen)
     answer(comparison.to_plain(), as_json, lambda console: _show(console, comparison))
+
+
+_SEEN = {"keep": "kept", "mask": "masked"}
 
 
 def _show(console: Console, comparison: Comparison) -> None:
@@ -87,7 +100,8 @@ def _show(console: Console, comparison: Comparison) -> None:
     several = len(comparison.tests) > 1
     corrected = f", corrected by Holm over all {len(comparison.tests)} tests" if several else ""
     console.print(
-        f"Paired over {comparison.n_rows:,} rows of the {comparison.part} part; the unit is the {comparison.unit}. "
+        f"Paired over {comparison.n_rows:,} rows of the {comparison.part} part, items of the history "
+        f"{_SEEN.get(comparison.seen, comparison.seen)}; the unit is the {comparison.unit}. "
         f"p: sign-flip randomisation test{corrected}. Above 0, b is better.",
         style="dim",
         markup=False,

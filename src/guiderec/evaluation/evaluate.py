@@ -36,7 +36,8 @@ SumOver = Callable[[Tensor], Tensor]
 LEVEL = 0.95
 RESAMPLES = 2_000
 _NOISE = Noise(0)
-_RANK_IF: Mapping[Seen, str] = {"keep": "rank_if_kept", "mask": "rank_if_masked"}
+RANK_IF: Mapping[Seen, str] = {"keep": "rank_if_kept", "mask": "rank_if_masked"}
+"""Columns of the table of rows with the ranks under the treatment of seen items that was not asked for."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class Evaluation:
         Its lists were not made, so that `beyond` is empty.
         """
         other: Seen = "keep" if self.seen == "mask" else "mask"
-        if _RANK_IF[other] not in self.rows.columns:
+        if RANK_IF[other] not in self.rows.columns:
             return None
-        ranks = self.rows[_RANK_IF[other]]
+        ranks = self.rows[RANK_IF[other]]
         metrics = {metric.name: metric(ranks.to_numpy()) for metric in self.metrics}
-        rows = self.rows.drop(_RANK_IF[other]).with_columns(rank=ranks, **metrics)
+        rows = self.rows.drop(RANK_IF[other]).with_columns(rank=ranks, **metrics)
         return replace(self, rows=rows, seen=other, beyond={})
 
     def summary(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
@@ -244,7 +245,7 @@ def evaluate(
         "history_length": rows.history_lengths(),
         "rank": ranked.ranks,
         **{metric.name: metric(ranked.ranks) for metric in chosen},
-        _RANK_IF["keep" if seen == "mask" else "mask"]: ranked.otherwise,
+        RANK_IF["keep" if seen == "mask" else "mask"]: ranked.otherwise,
     }
     if training_counts is not None:
         _require_counts(training_counts, model.n_items)

@@ -20,11 +20,13 @@ from scipy import stats
 
 from guiderec.data.sequences import Ids
 from guiderec.errors import CheckpointError, DataError
-from guiderec.evaluation.evaluate import LEVEL, RESAMPLES, read_rows
+from guiderec.evaluation.evaluate import LEVEL, RANK_IF, RESAMPLES, read_rows
 from guiderec.evaluation.intervals import bootstrap_interval, per_cluster
 from guiderec.evaluation.metrics import Values, parse_metrics
+from guiderec.evaluation.ranking import Seen
 from guiderec.rng import numpy_generator
 
+_TREATMENT = "the treatment of seen items"
 FLIPS = 10_000
 """Random sign patterns of the randomisation test: the smallest p value is 1 / 10,001."""
 
@@ -62,6 +64,8 @@ class Comparison:
     part: str
     n_rows: int
     unit: Literal["row", "user"]
+    seen: str
+    """Whether items of the history were ranked (`keep`) or not (`mask`)."""
     tests: tuple[PairedTest, ...]
     run_means: dict[str, dict[str, float]]
     """The mean of every metric for every single run, by the path of the run: the spread over seeds."""
@@ -76,6 +80,7 @@ def compare(
     *runs_b: Sequence[Path],
     part: str = "test",
     metrics: Sequence[str] | None = None,
+    seen: Seen | None = None,
     resamples: int = RESAMPLES,
     flips: int = FLIPS,
     seed: int = 0,
@@ -83,7 +88,9 @@ def compare(
     """Compare side b with side a, or several sides b with the same a, on what their runs recorded for `part`.
 
     A side is the runs of one experiment with different seeds; each row counts with its mean over them. `RUN@LABEL` is
-    what was evaluated of RUN under that label, with other options. `metrics` None compares every metric that all have.
+    what was evaluated of RUN under that label, with other options. `metrics` None compares every metric that all have;
+    `seen` None takes the treatment of seen items that the runs were evaluated under, which must be one, and `keep` or
+    `mask` that one, whichever they were: both ranks of every row are recorded.
 
     Raises
     ------
@@ -96,10 +103,10 @@ def compare(
     if not runs_a or not runs_b or not all(runs_b):
         raise DataError("A comparison needs at least one run on each side.", hint="guiderec compare RUN RUN")
     sides = [[Path(run) for run in side] for side in (runs_a, *runs_b)]
-    tables = {run: _numbers(run, read_rows(*_located(run, part))) for side in sides for run in side}
+    tables = {run: _numbers(run, _rows_under(run, part, seen)) for side in sides for run in side}
     first, *others = tables
     for other in others:
-        _require_same_question(first, other, part)
+        _require_same_question(first, other, part, seen)
         require_same_rows(tables[first], tables[other], names=(str(first), str(other)))
     names = _common_metrics(tables, metrics)
     values = [np.mean([tables[run].select(names).to_numpy() for run in side], axis=0) for side in sides]
@@ -123,6 +130,7 @@ def compare(
         part,
         len(users),
         "user" if len(np.unique(users)) < len(users) else "row",
+        seen or _facts(first, part)[_TREATMENT],
         corrected(tests),
         {str(run): table.select(pl.col(names).mean()).row(0, named=True) for run, table in tables.items()},
     )
@@ -222,6 +230,19 @@ def require_same_rows(a: pl.DataFrame, b: pl.DataFrame, *, names: tuple[str, str
             )
 
 
+def _rows_under(run: Path, part: str, seen: Seen | None) -> pl.DataFrame:
+    """The rows of a run with its metrics under a treatment of seen items; None is that of its evaluation."""
+    rows = read_rows(*_located(run, part))
+    if seen is None or _facts(run, part)[_TREATMENT] == seen:
+        return rows
+    other = RANK_IF[seen]
+    if other not in rows.columns or not rows.schema[other].is_integer() or rows[other].null_count():
+        raise CheckpointError(f"{run}: its rows have not all a number '{other}'.", hint="evaluate the run again")
+    ranks = rows[other].to_numpy()
+    metrics = parse_metrics([name for name in rows.columns if "@" in name])
+    return rows.with_columns([pl.Series(metric.name, metric(ranks)) for metric in metrics])
+
+
 def _numbers(run: Path, rows: pl.DataFrame) -> pl.DataFrame:
     """The rows, in which all that is compared is a number. CheckpointError for anything else."""
     names = ["user", "target", "history_length", *(name for name in rows.columns if "@" in name)]
@@ -260,13 +281,13 @@ def _common_metrics(tables: dict[Path, pl.DataFrame], wanted: Sequence[str] | No
     return names
 
 
-def _require_same_question(a: Path, b: Path, part: str) -> None:
+def _require_same_question(a: Path, b: Path, part: str, seen: Seen | None) -> None:
     facts = [_facts(run, part) for run in (a, b)]
     for fact, value in facts[0].items():
-        if facts[1][fact] != value:
+        if facts[1][fact] != value and not (fact == _TREATMENT and seen):
             raise DataError(
                 f"{a} and {b} cannot be compared: {fact} is {value!r} in one and {facts[1][fact]!r} in the other.",
-                hint="evaluate both on one split and with the same --seen",
+                hint="evaluate both on one split; --seen keep, or mask, compares under that treatment",
             )
 
 
@@ -285,7 +306,7 @@ def _facts(run: Path, part: str) -> dict[str, Any]:
         return {
             "the data (SHA-256)": data["fingerprint"]["sha256"],
             "the protocol": data["protocol"],
-            "the treatment of seen items": record["seen"],
+            _TREATMENT: record["seen"],
             "what targets are ranked among": record["catalogue"],
         }
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
