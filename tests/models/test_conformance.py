@@ -24,6 +24,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "objective": {"name": "sampled_cross_entropy", "samples": 60},
     },
     "guided_sasrec": {"dim": 16, "layers": 1, "dropout": 0.1, "max_length": 10},
+    "cl4srec": {"dim": 32, "layers": 1, "dropout": 0.1, "max_length": 10, "norm": "pre"},
+    "duorec": {"dim": 32, "layers": 1, "dropout": 0.1, "max_length": 10, "norm": "pre"},
     "bert4rec": {
         "dim": 32,
         "layers": 1,
@@ -71,6 +73,8 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "sasrec": {},
     "gru4rec": {"noise_in_loss": True, "learning_rate": 1e-2, "steps": 60},
     "guided_sasrec": {"noise_in_loss": True},
+    "cl4srec": {"noise_in_loss": True, "learning_rate": 1e-2, "steps": 100},
+    "duorec": {"noise_in_loss": True, "learning_rate": 1e-2, "steps": 100},
     "bert4rec": {"noise_in_loss": True, "learning_rate": 1e-2},
     "diffurec": {"noise_in_loss": True, "noise_in_scores": True, "steps": 300},
     "aligndiff": {"noise_in_loss": True, "noise_in_scores": True, "learning_rate": 1e-2, "steps": 200},

@@ -12,7 +12,7 @@ from guiderec.errors import ConfigError
 from guiderec.models.sasrec import SASRec, SASRecConfig
 from guiderec.nn.next_item import BinaryCrossEntropy, CrossEntropy
 from guiderec.rng import Noise, seed_everything
-from guiderec.testing.oracles import Row, batch_of, ruleless_rows
+from guiderec.testing.oracles import Row, batch_of, causal_states_by_loop, ruleless_rows
 
 ROWS: list[Row] = [([3, 1, 4], 1), ([5], 9), ([], 2), ([6, 5, 3, 5, 8], 9)]
 
@@ -30,55 +30,9 @@ def model(n_items: int = 9, **options: object) -> SASRec:
 
 
 def states_by_loop(built: SASRec, history: list[int]) -> list[np.ndarray]:
-    """States of one unpadded history, in NumPy, one position, head and key at a time."""
-    config = built.config
     weights = {name: p.detach().numpy() for name, p in built.named_parameters()}
-
-    def linear(x: np.ndarray, name: str) -> np.ndarray:
-        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
-
-    def norm(x: np.ndarray, name: str) -> np.ndarray:
-        centred = x - x.mean()
-        return weights[f"{name}.weight"] * centred / np.sqrt((centred**2).mean() + 1e-5) + weights[f"{name}.bias"]
-
-    def gelu(x: np.ndarray) -> np.ndarray:
-        return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x])
-
-    def attend(xs: list[np.ndarray], i: int, name: str) -> np.ndarray:
-        d, h = config.dim, config.heads
-        projected = [linear(x, f"{name}.query_key_value") for x in xs]
-        heads = []
-        for head in range(h):
-            cut = slice(head * d // h, (head + 1) * d // h)
-            query = projected[i][:d][cut]
-            logits = [query @ projected[j][d : 2 * d][cut] / math.sqrt(d / h) for j in range(i + 1)]
-            share = np.exp(np.array(logits) - max(logits))
-            share /= share.sum()
-            heads.append(sum(share[j] * projected[j][2 * d :][cut] for j in range(i + 1)))
-        return linear(np.concatenate(heads), f"{name}.output")
-
-    length = len(history)
-    places = [p if config.counting == "from_start" else length - 1 - p for p in range(length)]
-    xs = [
-        weights["items.weight"][item] + weights["positions.table.weight"][p]
-        for item, p in zip(history, places, strict=True)
-    ]
-    if config.norm == "post":
-        xs = [norm(x, "encoder.entry") for x in xs]
-    for layer in range(config.layers):
-        block = f"encoder.blocks.{layer}"
-
-        def feed(x: np.ndarray, block: str = block) -> np.ndarray:
-            return linear(gelu(linear(x, f"{block}.feedforward.expand")), f"{block}.feedforward.contract")
-
-        if config.norm == "pre":
-            normed = [norm(x, f"{block}.attention_norm") for x in xs]
-            xs = [x + attend(normed, i, f"{block}.attention") for i, x in enumerate(xs)]
-            xs = [x + feed(norm(x, f"{block}.feedforward_norm")) for x in xs]
-        else:
-            xs = [norm(x + attend(xs, i, f"{block}.attention"), f"{block}.attention_norm") for i, x in enumerate(xs)]
-            xs = [norm(x + feed(x), f"{block}.feedforward_norm") for x in xs]
-    return [norm(x, "encoder.exit") for x in xs] if config.norm == "pre" else xs
+    c = built.config
+    return causal_states_by_loop(weights, history, layers=c.layers, heads=c.heads, norm=c.norm, counting=c.counting)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

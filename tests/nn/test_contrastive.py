@@ -71,3 +71,21 @@ def test_gradients_are_right():
             lambda x, y, s=similarity: info_nce(x, y, temperature=0.5, similarity=s),
             (first.clone().requires_grad_(), second.clone().requires_grad_()),
         )
+
+
+def test_rows_that_are_alike_are_not_told_from_each_other():
+    """One state at a time, over its partner and the states of rows with another number."""
+    generator = torch.Generator().manual_seed(2)
+    first, second = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator)
+    alike = [7, 3, 7, 7, 1]
+    states, n = [*first.tolist(), *second.tolist()], 5
+    terms = []
+    for i, state in enumerate(states):
+        partner = (i + n) % (2 * n)
+        logits = {j: sum(a * b for a, b in zip(state, other, strict=True)) for j, other in enumerate(states)}
+        counted = [partner, *(j for j in range(2 * n) if alike[j % n] != alike[i % n])]
+        terms.append(math.log(sum(math.exp(logits[j]) for j in counted)) - logits[partner])
+    found = info_nce(first, second, alike=torch.tensor(alike))
+    assert float(found) == pytest.approx(sum(terms) / len(terms), rel=1e-12)
+    torch.testing.assert_close(info_nce(first, second, alike=torch.arange(n)), info_nce(first, second))
+    assert info_nce(first, second, alike=torch.ones(n)) == 0

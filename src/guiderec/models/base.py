@@ -31,6 +31,7 @@ from guiderec.nn.buckets import by_history
 from guiderec.nn.embedding import Counting, PositionEmbedding, item_embedding
 from guiderec.nn.history import LastStateEncoder
 from guiderec.nn.interests import with_start
+from guiderec.nn.next_item import CrossEntropy, NextItemObjective
 from guiderec.nn.sampling import items_outside
 from guiderec.nn.transformer import Norm, TransformerEncoder
 from guiderec.rng import Noise
@@ -225,7 +226,7 @@ class CausalConfig(ModelConfig):
 class CausalRecommender(EmbeddingRecommender):
     """A causal transformer over the history, whose input table also ranks the items.
 
-    What SASRec and Guided SASRec share. `config` is a `CausalConfig`.
+    What SASRec, Guided SASRec, CL4SRec and DuoRec share. `config` is a `CausalConfig`.
 
     Initialisation: everything N(0, 0.02^2), biases 0, norms the identity.
     """
@@ -264,12 +265,57 @@ class CausalRecommender(EmbeddingRecommender):
     def _input(self, history: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder reads (B, L, D), and where it may look (B, 1, L, L)."""
         mask = history != PADDING
-        x = self.items(history) + self.positions(mask)
+        x = self._vectors(history) + self.positions(mask)
         return x * mask[..., None], causal_mask(mask)
+
+    def _vectors(self, history: Tensor) -> Tensor:
+        """(B, L, D) what is read at each position. A model that reads more than items says here what stands for it."""
+        vectors: Tensor = self.items(history)
+        return vectors
 
     def item_vectors(self) -> Tensor:
         """(I + 1, D) the table of the input."""
         return self.items.weight
+
+
+class NextItemConfig(CausalConfig):
+    """Options of a causal transformer that learns which item comes next."""
+
+    predict: Literal["every_position", "last_position"] = "every_position"
+    """Learn the item after every position of a row, or the row's target alone."""
+    objective: NextItemObjective = CrossEntropy()
+    """What is minimised at each learnt position."""
+
+
+class NextItemRecommender(CausalRecommender):
+    """A causal transformer that compares the state at the newest item with the item table.
+
+    What SASRec, CL4SRec and DuoRec share. `config` is a `NextItemConfig`.
+    """
+
+    def recommendation(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+        """() the objective, averaged over the learnt positions of the batch, and (B, D) the newest states it saw."""
+        target = batch.next_items[:, -self.config.max_length :]  # (B, L)
+        if self.config.predict == "last_position":
+            states, target = self.newest_state(batch.history)[:, None], target[:, -1:]
+        else:
+            states = self.states(batch.history)  # (B, L, D)
+        learnt = target != PADDING
+        objective = self.config.objective
+        negative = self._negatives(batch, target.shape[1], objective.negatives, noise)[learnt]
+        return objective(states[learnt], target[learnt], negative, self.items.weight), states[:, -1]
+
+    def _negatives(self, batch: Batch, length: int, size: int, noise: Noise) -> Tensor:
+        """(B, L, N) items that the row does not have."""
+        if size == 0:
+            return batch.history.new_zeros(len(batch), length, 0)
+        own = batch.own_items
+        drawn = items_outside(own, self.n_items, length * size, keys=batch.key, noise=noise, purpose="negatives")
+        return drawn.view(len(batch), length, size).flip(1)  # newest first, so that padding moves no draw
+
+    def user_vectors(self, query: Query, noise: Noise) -> Tensor:
+        """(B, 1, D) the state at the newest item."""
+        return self.newest_state(query.history)[:, None]
 
 
 class InterestGuidance(NamedTuple):

@@ -1,7 +1,7 @@
 """SASRec: Self-Attentive Sequential Recommendation (Kang and McAuley, ICDM 2018, arXiv:1808.09781).
 
 Notation   paper -> code:  M -> items.weight (I + 1, D), for input and output;  P -> positions;  F_t -> states[:, t]
-Order      states() in `base.py`, Sec. III-A and III-B -> loss() Eq. 7 or cross-entropy -> user_vectors() Eq. 6
+Order      all in `base.py`: states() Sec. III-A and III-B -> recommendation() Eq. 7 -> user_vectors() Eq. 6
 Departs    1. Cross-entropy over all items by default; the paper's binary loss with one negative is
               `objective=BinaryCrossEntropy()`. The loss moves the result more than the architecture does.
            2. Residuals carry the unnormalised stream. In the authors' code (kang205/SASRec: modules.py) the residual
@@ -17,48 +17,23 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from guiderec.data.batch import PADDING, Batch, Query
-from guiderec.models.base import CausalConfig, CausalRecommender, ModelConfig
-from guiderec.nn.next_item import CrossEntropy, NextItemObjective
-from guiderec.nn.sampling import items_outside
+from guiderec.data.batch import Batch
+from guiderec.models.base import ModelConfig, NextItemConfig, NextItemRecommender
 from guiderec.rng import Noise
 
 
-class SASRecConfig(CausalConfig):
+class SASRecConfig(NextItemConfig):
     """Options of SASRec. The defaults are tuned for short histories of sparse catalogues (Amazon Beauty)."""
 
     name: Literal["sasrec"] = "sasrec"
-    predict: Literal["every_position", "last_position"] = "every_position"
-    """Learn the item after every position of a row, or the row's target alone."""
-    objective: NextItemObjective = CrossEntropy()
-    """What is minimised at each learnt position."""
 
 
-class SASRec(CausalRecommender):
+class SASRec(NextItemRecommender):
     """A causal transformer over the history; the state at the newest item is compared with the item table."""
 
     Config: ClassVar[type[ModelConfig]] = SASRecConfig
 
     def loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """`{"loss"}`, averaged over the learnt positions of the batch."""
-        target = batch.next_items[:, -self.config.max_length :]  # (B, L)
-        if self.config.predict == "last_position":
-            states, target = self.newest_state(batch.history)[:, None], target[:, -1:]
-        else:
-            states = self.states(batch.history)  # (B, L, D)
-        learnt = target != PADDING
-        objective = self.config.objective
-        negative = self._negatives(batch, target.shape[1], objective.negatives, noise)[learnt]
-        return {"loss": objective(states[learnt], target[learnt], negative, self.items.weight)}
-
-    def _negatives(self, batch: Batch, length: int, size: int, noise: Noise) -> Tensor:
-        """(B, L, N) items that the row does not have."""
-        if size == 0:
-            return batch.history.new_zeros(len(batch), length, 0)
-        own = batch.own_items
-        drawn = items_outside(own, self.n_items, length * size, keys=batch.key, noise=noise, purpose="negatives")
-        return drawn.view(len(batch), length, size).flip(1)  # newest first, so that padding moves no draw
-
-    def user_vectors(self, query: Query, noise: Noise) -> Tensor:
-        """(B, 1, D) the state at the newest item."""
-        return self.newest_state(query.history)[:, None]
+        loss, _ = self.recommendation(batch, noise)
+        return {"loss": loss}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from guiderec.data.batch import Batch
 from guiderec.data.sequences import Sequences
 from guiderec.rng import numpy_generator
 
+Vector = NDArray[np.float64]
 Row = tuple[list[int], int]
 """A history, oldest first and without padding, and the item that followed it."""
 
@@ -81,3 +84,62 @@ def chance_recall(n_items: int, k: int, rows: int, *, deviations: float = 5.0) -
     p = k / n_items
     margin = deviations * math.sqrt(p * (1 - p) / rows)
     return p - margin, p + margin
+
+
+def causal_states_by_loop(
+    weights: Mapping[str, Vector],
+    history: Sequence[int],
+    *,
+    layers: int,
+    heads: int,
+    norm: Literal["pre", "post"],
+    counting: Literal["from_start", "from_end"],
+) -> list[Vector]:
+    """States of a causal transformer after every item of one unpadded history, one position, head and key at a time.
+
+    `weights` by their names in a `CausalRecommender`, whose `items.weight` has a row for every id of the history.
+    """
+
+    def linear(x: Vector, name: str) -> Vector:
+        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+    def layer_norm(x: Vector, name: str) -> Vector:
+        centred = x - x.mean()
+        return weights[f"{name}.weight"] * centred / np.sqrt((centred**2).mean() + 1e-5) + weights[f"{name}.bias"]
+
+    def gelu(x: Vector) -> Vector:
+        return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x])
+
+    def attend(xs: list[Vector], i: int, name: str) -> Vector:
+        d = len(xs[0])
+        projected = [linear(x, f"{name}.query_key_value") for x in xs]
+        answers = []
+        for head in range(heads):
+            cut = slice(head * d // heads, (head + 1) * d // heads)
+            query = projected[i][:d][cut]
+            logits = [query @ projected[j][d : 2 * d][cut] / math.sqrt(d / heads) for j in range(i + 1)]
+            share = np.exp(np.array(logits) - max(logits))
+            share /= share.sum()
+            answers.append(sum((share[j] * projected[j][2 * d :][cut] for j in range(i + 1)), np.zeros(d // heads)))
+        return linear(np.concatenate(answers), f"{name}.output")
+
+    def feed(x: Vector, block: str) -> Vector:
+        return linear(gelu(linear(x, f"{block}.feedforward.expand")), f"{block}.feedforward.contract")
+
+    length = len(history)
+    places = [p if counting == "from_start" else length - 1 - p for p in range(length)]
+    table, positions = weights["items.weight"], weights["positions.table.weight"]
+    xs = [table[item] + positions[p] for item, p in zip(history, places, strict=True)]
+    if norm == "post":
+        xs = [layer_norm(x, "encoder.entry") for x in xs]
+    for layer in range(layers):
+        block = f"encoder.blocks.{layer}"
+        if norm == "pre":
+            normed = [layer_norm(x, f"{block}.attention_norm") for x in xs]
+            xs = [x + attend(normed, i, f"{block}.attention") for i, x in enumerate(xs)]
+            xs = [x + feed(layer_norm(x, f"{block}.feedforward_norm"), block) for x in xs]
+        else:
+            attended = [x + attend(xs, i, f"{block}.attention") for i, x in enumerate(xs)]
+            xs = [layer_norm(x, f"{block}.attention_norm") for x in attended]
+            xs = [layer_norm(x + feed(x, block), f"{block}.feedforward_norm") for x in xs]
+    return [layer_norm(x, "encoder.exit") for x in xs] if norm == "pre" else xs
