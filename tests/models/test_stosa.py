@@ -249,7 +249,7 @@ def test_it_is_ranked_and_listed_without_vectors():
     )
     _, listed = top_k(model, batch, 3, Noise(0))
     for row, items in enumerate(listed.tolist()):
-        assert items == sorted(range(1, ITEMS + 1), key=lambda item: -float(scores[row, item]))[:3]  # noqa: B023
+        assert items == sorted(range(1, ITEMS + 1), key=lambda item: -float(scores[row, item]))[:3]
 
 
 def test_no_rows_have_no_scores():
