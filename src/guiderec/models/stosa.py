@@ -180,7 +180,7 @@ class WassersteinAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, H, L, D / H)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Block(nn.Module):
