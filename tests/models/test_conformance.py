@@ -108,6 +108,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "stosa": {
         "noise_in_loss": True,
         "learning_rate": 1e-2,
+        "steps": 100,
         "planted_at": 3,  # negatives are never items of the row, so nothing pushes the items of the history away
     },
     "dimerec": {

@@ -238,6 +238,25 @@ def test_scores_in_single_precision_rank_as_in_double():
     torch.testing.assert_close(single, double, rtol=3e-6, atol=0)
 
 
+def test_scores_take_no_more_than_themselves_and_the_items():
+    """Never B x I x D: the largest tensor on the way is the table of items, or the scores."""
+
+    class Largest(torch.overrides.TorchFunctionMode):
+        seen = 0
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = function(*args, **(kwargs or {}))
+            if isinstance(found, Tensor):
+                self.seen = max(self.seen, found.numel())
+            return found
+
+    model = make(n_items=200, max_length=3)
+    query = batch_of(ruleless_rows(200, 3, 40))
+    with torch.no_grad(), Largest() as largest:
+        model.scores(query, Noise(0))
+    assert largest.seen == max(40 * 201, 201 * 16)
+
+
 def test_it_is_ranked_and_listed_without_vectors():
     model = make()
     batch = batch_of(ROWS)

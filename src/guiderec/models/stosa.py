@@ -155,18 +155,15 @@ class WassersteinAttention(nn.Module):
 
         `visible` (B, 1, n, L), True where a query may look at a key.
         """
-        query = point(
-            self._split(self.mean_query(mean[:, asking])), self._split(self.covariance_query(covariance[:, asking]))
-        )
+        mean_query = self._split(self.mean_query(mean[:, asking]))
         mean_key, mean_value = (self._split(x) for x in self.mean_key_value(mean).chunk(2, dim=-1))
-        covariance_key, covariance_value = (
-            self._split(x) for x in self.covariance_key_value(covariance).chunk(2, dim=-1)
-        )
-        weights = self.weights(query, point(mean_key, covariance_key), visible)
+        raw_query = self._split(self.covariance_query(covariance[:, asking]))  # raw: before ELU(x) + 1
+        raw_key, raw_value = (self._split(x) for x in self.covariance_key_value(covariance).chunk(2, dim=-1))
+        weights = self.weights(point(mean_query, raw_query), point(mean_key, raw_key), visible)
         weights = F.dropout(weights, self.dropout, self.training)
         return (
             self.mean_output(_join(weights @ mean_value)),
-            self.covariance_output(_join(weights.square() @ positive(covariance_value))),
+            self.covariance_output(_join(weights.square() @ positive(raw_value))),
         )
 
     def weights(self, query: Tensor, key: Tensor, visible: Tensor) -> Tensor:
@@ -180,7 +177,7 @@ class WassersteinAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, H, L, D / H)."""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
 
 
 class Block(nn.Module):
