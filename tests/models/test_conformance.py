@@ -62,6 +62,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "caser": {"dim": 32, "targets": 1, "dropout": 0.1},
     "comirec": {"dim": 32, "interests": 3, "max_length": 10},
+    "stosa": {"dim": 16, "dropout": 0.1, "max_length": 10},
     "dimerec": {"dim": 64, "interests": 3, "schedule": {"name": "exp", "steps": 10}},
     "adigrec": {"dim": 64, "guidance": {"name": "both", "interests": 3}, "schedule": {"name": "exp", "steps": 10}},
 }
@@ -107,6 +108,12 @@ CLAIMS: dict[str, dict[str, Any]] = {
         "without_gradient": frozenset({"start"}),  # no planted history is empty
         "planted_at": 5,  # a mean of item vectors: neighbours are found, the order is not
         "planted_recall": 0.6,
+    },
+    "stosa": {
+        "noise_in_loss": True,
+        "learning_rate": 1e-2,
+        "steps": 100,
+        "planted_at": 3,  # negatives are never items of the row, so nothing pushes the items of the history away
     },
     "dimerec": {
         "noise_in_loss": True,
