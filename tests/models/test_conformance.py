@@ -59,6 +59,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "answer": "target",
     },
     "caser": {"dim": 32, "targets": 1, "dropout": 0.1},
+    "svae": {"dim": 16, "item_dim": 32, "state_dim": 32, "hidden_dim": 32, "max_length": 10},
     "comirec": {"dim": 32, "interests": 3, "max_length": 10},
     "dimerec": {"dim": 64, "interests": 3, "schedule": {"name": "exp", "steps": 10}},
     "adigrec": {"dim": 64, "guidance": {"name": "both", "interests": 3}, "schedule": {"name": "exp", "steps": 10}},
@@ -96,6 +97,11 @@ CLAIMS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-2,
         "steps": 100,
         "planted_at": 3,  # negatives are never items of the row, so nothing pushes the items of the history down
+    },
+    "svae": {
+        "noise_in_loss": True,
+        "learning_rate": 1e-2,
+        "planted_at": 4,  # of the next four items none is said to be the first
     },
     "comirec": {
         "noise_in_loss": True,
