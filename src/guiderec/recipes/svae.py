@@ -43,5 +43,5 @@ def beauty_leave_one_out_next_item() -> Experiment:
 def demo() -> Experiment:
     """Ours: SVAE at a width for the embedded synthetic catalogue."""
     model = SVAEConfig(dim=32, item_dim=64, state_dim=64, hidden_dim=64, max_length=10, kl_anneal_steps=1000)
-    training = Training(batch_size=256, learning_rate=3e-3, epochs=15, patience=3, metric="recall@10")
+    training = Training(batch_size=256, learning_rate=1e-2, epochs=15, patience=3, metric="recall@10")
     return Experiment(model=model, training=training, metrics=("recall@10", "ndcg@10"))
