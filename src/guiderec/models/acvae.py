@@ -19,8 +19,8 @@ The game   The encoder lowers the mean of T, the adversary its error at telling 
            by itself, then makes the two steps that two AdamW would make in turn. A bound on the norm of the whole
            gradient (`clip_norm`) would mix the players.
 Departs    1. Everything is trained by AdamW at one rate. The authors have it for the model, and SGD at 5e-4 for the
-              adversary, which keeps it near where it began; and a second step, by SGD at 3e-4, for the encoder
-              and the critic on the gradients that AdamW has just used.
+              adversary, which keeps it near where it began; SGD at 3e-4 for the critic, and so a second step for
+              the encoder on the gradients that AdamW has just used. Their decay is 0.1 for both judges.
            2. Sums over the positions of a row, averaged over rows, are averages over positions: the parts keep their
               weights to each other, and long rows do not set the length of a step.
            3. Ranks with 0 for the noise. The public code draws at inference too: `inference="sample"`.
@@ -29,7 +29,8 @@ Departs    1. Everything is trained by AdamW at one rate. The authors have it fo
               there where it is shorter. The public code counts from the oldest and goes on into the other's padding,
               which tells the two apart without a look at what they hold.
            6. The padding item takes no probability; the public code ranks it among the items of the softmax.
-Kept       1. Both layers add noise by one map. 2. The divergence is the mean of T over its D outputs.
+Kept       1. Both layers add noise by one map.
+           2. The divergence is the mean of T over its D outputs, and T sees the newest item, not the history.
 """
 
 from __future__ import annotations
