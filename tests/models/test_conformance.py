@@ -61,6 +61,16 @@ SMALL: dict[str, dict[str, Any]] = {
         "answer": "target",
     },
     "caser": {"dim": 32, "targets": 1, "dropout": 0.1},
+    "acvae": {
+        "dim": 16,
+        "item_dim": 32,
+        "state_dim": 32,
+        "judge_dim": 16,
+        "embedding_dropout": 0.1,
+        "dropout": 0.1,
+        "max_length": 10,
+    },
+    "svae": {"dim": 16, "item_dim": 32, "state_dim": 32, "hidden_dim": 32, "max_length": 10},
     "comirec": {"dim": 32, "interests": 3, "max_length": 10},
     "stosa": {"dim": 16, "dropout": 0.1, "max_length": 10},
     "dimerec": {"dim": 64, "interests": 3, "schedule": {"name": "exp", "steps": 10}},
@@ -101,6 +111,12 @@ CLAIMS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-2,
         "steps": 100,
         "planted_at": 3,  # negatives are never items of the row, so nothing pushes the items of the history down
+    },
+    "acvae": {"noise_in_loss": True, "learning_rate": 1e-2, "steps": 100},
+    "svae": {
+        "noise_in_loss": True,
+        "learning_rate": 1e-2,
+        "planted_at": 4,  # of the next four items none is said to be the first
     },
     "comirec": {
         "noise_in_loss": True,
