@@ -229,6 +229,9 @@ def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
         "caser": Run("Caser", f"caser:{data_set}_leave_one_out", published="Caser"),
         "sasrec": Run("SASRec", f"sasrec:{data_set}_leave_one_out", published="SASRec"),
         "bert4rec": Run("BERT4Rec", f"bert4rec:{data_set}_leave_one_out", published="BERT4Rec"),
+        "stosa": Run("STOSA", f"stosa:{data_set}_leave_one_out", published="STOSA"),
+        "svae": Run("SVAE", f"svae:{data_set}_leave_one_out", published="SVAE"),
+        "acvae": Run("ACVAE", f"acvae:{data_set}_leave_one_out", published="ACVAE"),
         "guided-sasrec": Run("Guided SASRec", f"guided_sasrec:{data_set}_leave_one_out"),
         "cadirec": Run("CaDiRec", f"cadirec:{data_set}", published="CaDiRec"),
         "diffurec": Run(
@@ -260,7 +263,7 @@ def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
     }
     untrained = {"metrics": [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]}
     runs.update({name: replace(runs[name], options=untrained) for name in ("popularity", "markov")})
-    for name in ("gru4rec", "caser", "sasrec", "bert4rec", "guided-sasrec"):
+    for name in ("gru4rec", "caser", "sasrec", "bert4rec", "stosa", "svae", "acvae", "guided-sasrec"):
         runs[name] = runs[name].with_options(training__epochs=epochs)
     runs["cadirec"] = runs["cadirec"].with_options(training__epochs=30, training__patience=5)
     for name in [name for name in runs if name.startswith(("diffurec", "aligndiff"))]:
@@ -301,6 +304,7 @@ def _sessions(data_set: str, runs: Mapping[str, Options]) -> dict[str, Run]:
         "markov": replace(MARKOV, learns_from="the same targets"),
         "gru4rec": Run("GRU4Rec", f"gru4rec:{data_set}", published="GRU4Rec"),
         "sasrec": Run("SASRec", f"sasrec:{data_set}", published="SASRec"),
+        "duorec": Run("DuoRec", f"duorec:{data_set}", published="DuoRec"),
         "comirec": Run("ComiRec", f"comirec:{data_set}", published="ComiRec"),
         "diffrec": Run("DiffRec", f"diffrec:{data_set}", published="DiffRec"),
         "diffurec": Run("DiffuRec", f"diffurec:{data_set}", published="DiffuRec"),
@@ -411,6 +415,7 @@ STUDIES: dict[str, Study] = {
             "caser": Run("Caser", "caser:beauty", learns_from=MORE_TARGETS),
             "sasrec-every-position": SASREC,
             "bert4rec": Run("BERT4Rec", "bert4rec:beauty", published="BERT4Rec", learns_from=MORE_TARGETS),
+            "cl4srec": Run("CL4SRec", "cl4srec:beauty", published="CL4SRec", learns_from=MORE_TARGETS),
         },
     ),
     **{
@@ -553,6 +558,7 @@ STUDIES: dict[str, Study] = {
                     "markov": UNTRAINED,
                     "gru4rec": SASREC_ON_SESSIONS,
                     "sasrec": SASREC_ON_SESSIONS,
+                    "duorec": SASREC_ON_SESSIONS,
                     "comirec": {"training.epochs": 30, "training.patience": 2},
                     "diffrec": {
                         "model.hidden": [200],
@@ -652,6 +658,7 @@ STUDIES: dict[str, Study] = {
                 "markov": UNTRAINED,
                 "gru4rec": {**PART_OF_THE_ROWS, **SASREC_ON_SESSIONS},
                 "sasrec": {**PART_OF_THE_ROWS, **SASREC_ON_SESSIONS},
+                "duorec": {**PART_OF_THE_ROWS, **SASREC_ON_SESSIONS},
                 "dreamrec": {**PART_OF_THE_ROWS, **DREAMREC_ON_SESSIONS},
                 "dimerec": {**SHORT_ITEMS, **PART_OF_THE_ROWS},
                 "adigrec": {**SHORT_ITEMS, **PART_OF_THE_ROWS},
