@@ -175,7 +175,7 @@ LONG_HISTORIES: Options = {
 
 LONG_HISTORIES_NOTE = (
     "Nearly a million prefixes of up to fifty films. For an epoch of DiffuRec and AlignDiff 25,600 are drawn, which "
-    "cost what all of Beauty cost, and there are twelve at most: three of four prefixes are never seen, where SASRec, "
+    "cost what all of Beauty cost, and there are twelve at most: two of three prefixes are never seen, where SASRec, "
     "which learns all prefixes in one pass, sees each up to thirty times. What stands here is what the budget bought, "
     "see the curve, and not what the models can do. Runs without records were not carried out."
 )
