@@ -61,6 +61,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "caser": {"dim": 32, "targets": 1, "dropout": 0.1},
     "comirec": {"dim": 32, "interests": 3, "max_length": 10},
     "dimerec": {"dim": 64, "interests": 3, "schedule": {"name": "exp", "steps": 10}},
+    "tiger": {
+        "dim": 32,
+        "heads": 2,
+        "head_dim": 16,
+        "hidden": 64,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "levels": 2,
+        "codewords": 8,
+        "max_length": 10,
+        "quantiser": {"name": "residual_k_means"},
+    },
     "adigrec": {"dim": 64, "guidance": {"name": "both", "interests": 3}, "schedule": {"name": "exp", "steps": 10}},
 }
 """Options that make each model small enough to be trained in seconds; linear denoisers need width to hold 30 items."""
@@ -112,6 +124,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
         "without_gradient": frozenset({"start"}),  # no planted history is empty
         "planted_recall": 0.65,  # a mean of item vectors knows the newest item by its position alone
     },
+    "tiger": {"learning_rate": 1e-2},
     "adigrec": {
         "noise_in_loss": True,
         "noise_in_scores": True,

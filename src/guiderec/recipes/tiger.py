@@ -86,7 +86,7 @@ def demo() -> Experiment:
         decoder_layers=1,
     )
     training = Training(batch_size=256, learning_rate=3e-3, epochs=15, patience=3, metric="recall@10")
-    return Experiment(model=model, training=training, metrics=("recall@10", "ndcg@10"))
+    return Experiment(model=model, training=training, training_rows="every_prefix", metrics=("recall@10", "ndcg@10"))
 
 
 def _training(metric: str) -> Training:
