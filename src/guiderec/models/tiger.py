@@ -14,7 +14,7 @@ Departs    1. Content is what the training sequences tell, a PPMI-SVD of which i
               in training have the zero vector: they share their first tokens, and the rest tells them apart.
            2. RQ-VAE is trained by Adam for some fifty epochs and not by Adagrad for 20,000: a minute for 12,000 items.
               All quantised parts are subtracted without gradient, so that a codeword learns from its own term alone.
-           3. No user token: users of a user split and of sessions are new. The history ends with T5's end token instead,
+           3. No user token: users of a user split and of sessions are new. The history ends with T5's end token,
               which is all that an empty one has.
            4. The last token counts items of one tuple from the most popular on, and has K values as the others. An item
               that finds all K taken goes to the next-nearest codeword with room.
@@ -28,20 +28,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
-from guiderec.data.cooccurrence import neighbours_by_meetings
+from guiderec.data.cooccurrence import incidence, neighbours_by_meetings
 from guiderec.data.sequences import Sequences
 from guiderec.errors import ConfigError, NotFittedError
 from guiderec.models.base import ModelConfig, Recommender
@@ -52,6 +52,8 @@ from guiderec.rng import Noise, numpy_generator
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values (B, H, N, E) of one attention."""
 
+_SHRINKAGE = 5.0
+"""Sequences by which the mutual information of rare pairs is damped, as in `data/cooccurrence.py`."""
 _DENSE_ITEMS = 500
 """Catalogues up to this size are decomposed whole, larger ones by their first singular vectors."""
 _BEAMS_AT_ONCE = 4096
@@ -162,6 +164,8 @@ class TIGERConfig(ModelConfig):
     """Blocks that write the item."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Probability of dropping an entry of inputs, attention weights, hidden units, branches and outputs."""
+    init_std: float = Field(1.0, gt=0)
+    """Deviation of the tokens at the start; T5 has 1."""
     buckets: int = Field(32, ge=4, multiple_of=4)
     """Classes of relative positions; a quarter of them are distances of their own on each side."""
     max_distance: int = Field(128, ge=2)
@@ -183,11 +187,15 @@ def content_vectors(train: Sequences, n_items: int, dim: int) -> Tensor:
     """(I, min(C, I)) vectors of length 1, item j in row j - 1; zero for items that meet no other one in training.
 
     Rows of U sqrt(S) of the positive pointwise mutual information of items in the same sequence, damped for rare pairs
-    (`data/cooccurrence.py`). The largest entry of each singular vector is positive.
+    (`data/cooccurrence.py`). An item meets itself in all of its sequences: without that, two items that meet each other
+    alone would have nothing in common. The largest entry of each singular vector is positive.
     """
-    near = neighbours_by_meetings(train.owners, train.items, n_items, similarity="pmi")
+    near = neighbours_by_meetings(train.owners, train.items, n_items, similarity="pmi", shrinkage=_SHRINKAGE)
     size = n_items + 1
-    ppmi = csr_array((near.similarity, near.items, near.offsets), shape=(size, size))[1:, 1:]
+    others = csr_array((near.similarity, near.items, near.offsets), shape=(size, size))[1:, 1:]
+    held = np.asarray(incidence(train.owners, train.items, n_items).sum(axis=0)).ravel()[1:]  # (I,) sequences
+    itself = np.log(len(train) / np.maximum(held, 1)) * held / (held + _SHRINKAGE)
+    ppmi = others + diags_array(itself, format="csr")
     if n_items <= max(_DENSE_ITEMS, dim):
         left, values, _ = np.linalg.svd(ppmi.toarray())
         left, values = left[:, :dim], values[:dim]
@@ -197,7 +205,7 @@ def content_vectors(train: Sequences, n_items: int, dim: int) -> Tensor:
         left, values = left[:, ::-1], values[::-1]
     largest = left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])]
     vectors = left * np.where(largest < 0, -1.0, 1.0) * np.sqrt(values)
-    meets = np.diff(ppmi.indptr) > 0
+    meets = np.diff(others.indptr) > 0
     length = np.linalg.norm(vectors, axis=1)
     known = meets & (length > 1e-9 * max(float(length.max(initial=0.0)), 1e-30))
     unit = np.where(known, 1.0, 0.0)[:, None] * vectors / np.where(known, length, 1.0)[:, None]
@@ -291,7 +299,7 @@ def semantic_ids(points: Tensor, books: Tensor, order: Tensor) -> Tensor:
 
 def _mlp(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -505,8 +513,9 @@ class TIGER(Recommender):
             )
         self.register_buffer("codes", torch.full((n_items + 1, depth), -1))
         self.tokens = nn.Embedding(depth * config.codewords, config.dim)
-        self.end = nn.Parameter(torch.randn(config.dim))
-        self.start = nn.Parameter(torch.randn(config.dim))
+        nn.init.normal_(self.tokens.weight, std=config.init_std)
+        self.end = nn.Parameter(config.init_std * torch.randn(config.dim))
+        self.start = nn.Parameter(config.init_std * torch.randn(config.dim))
         self.distances = RelativePositions(config.buckets, config.max_distance, config.heads, two_sided=True)
         self.written = RelativePositions(config.buckets, config.max_distance, config.heads, two_sided=False)
         for table in (self.distances.table, self.written.table):
