@@ -20,7 +20,9 @@ Departs    1. Content is what the training sequences tell, a PPMI-SVD of which i
               that finds all K taken goes to the next-nearest codeword with room.
            5. The softmax of a position is over the K tokens of its level; the paper's is over all. Invalid tuples are
               never generated, and so need not be dropped. An item that the beam does not reach scores -inf.
-           6. AdamW by the trainer; the paper has a rate of 0.01 for 10,000 steps and then its inverse square root.
+           6. `position_std` can begin the biases of distances wider than T5 does. AdamW moves every number by about the
+              rate in a step, and a bias of some units, which a head needs to look at one place, takes thousands of them.
+           7. AdamW by the trainer; the paper has a rate of 0.01 for 10,000 steps and then its inverse square root.
 """
 
 from __future__ import annotations
@@ -113,7 +115,7 @@ class RQVAE(Part):
             optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters(), books], lr=self.learning_rate)
             left = self.steps
             for _ in range(self.epochs):
-                for batch in torch.randperm(len(items)).split(self.batch_size)[:left]:
+                for batch in torch.split(torch.randperm(len(items)), self.batch_size)[:left]:
                     optimizer.zero_grad()
                     rqvae_loss(items[batch], encoder, decoder, books, self.commitment).backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
@@ -170,6 +172,8 @@ class TIGERConfig(ModelConfig):
     """Classes of relative positions; a quarter of them are distances of their own on each side."""
     max_distance: int = Field(128, ge=2)
     """Tokens from which on all distances are of one class."""
+    position_std: float | None = Field(None, gt=0)
+    """Deviation of what is added to logits for distances, at the start; None is T5's, 1 / sqrt(D)."""
     search: Annotated[Beam | Exact, Field(discriminator="name")] = Beam()
     """How items are found. It moves no weight."""
 
@@ -407,7 +411,7 @@ class Attention(nn.Module):
         return cast(Tensor, self.output(mixed.transpose(1, 2).flatten(2)))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -519,7 +523,7 @@ class TIGER(Recommender):
         self.distances = RelativePositions(config.buckets, config.max_distance, config.heads, two_sided=True)
         self.written = RelativePositions(config.buckets, config.max_distance, config.heads, two_sided=False)
         for table in (self.distances.table, self.written.table):
-            nn.init.normal_(table.weight, std=config.dim**-0.5)
+            nn.init.normal_(table.weight, std=config.position_std or config.dim**-0.5)
         self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_layers))
         self.encoder_norm = nn.RMSNorm(config.dim, eps=1e-6)
@@ -612,7 +616,7 @@ class TIGER(Recommender):
     def _exact(self, memory: Memory) -> Tensor:
         """(B, I + 1) every item by itself."""
         rows = len(memory.visible)
-        blocks = self.codes[1:].split(max(1, _BEAMS_AT_ONCE // max(1, rows)))
+        blocks = torch.split(self.codes[1:], max(1, _BEAMS_AT_ONCE // max(1, rows)))
         found = [self.log_likelihoods(codes.expand(rows, -1, -1), memory).sum(dim=2) for codes in blocks]
         return F.pad(torch.cat(found, dim=1), (1, 0))
 
@@ -651,4 +655,4 @@ class TIGER(Recommender):
 def _follow(kept: Tensor, parent: Tensor) -> Tensor:
     """Keys or values (B W, ...) of the beams `parent` (B, W'): (B W', ...)."""
     rows = torch.arange(len(parent), device=parent.device)[:, None]
-    return kept.unflatten(0, (len(parent), -1))[rows, parent].flatten(0, 1)
+    return kept.reshape(len(parent), len(kept) // max(1, len(parent)), *kept.shape[1:])[rows, parent].flatten(0, 1)

@@ -84,6 +84,7 @@ def demo() -> Experiment:
         hidden=128,
         encoder_layers=1,
         decoder_layers=1,
+        position_std=2.0,
     )
     training = Training(batch_size=256, learning_rate=3e-3, epochs=15, patience=3, metric="recall@10")
     return Experiment(model=model, training=training, training_rows="every_prefix", metrics=("recall@10", "ndcg@10"))
