@@ -439,7 +439,7 @@ def test_initialisation_is_t5s():
     seed_everything(0)
     config = TIGERConfig(dim=64, heads=4, head_dim=32, hidden=256, encoder_layers=1, decoder_layers=1)
     model = TIGER(config, 100)
-    deviation = {name: float(p.std()) for name, p in model.named_parameters() if p.ndim == 2}
+    deviation = {name: float(p.detach().std()) for name, p in model.named_parameters() if p.ndim == 2}
     expected = {
         "query": (64 * 32) ** -0.5,
         "key": 64**-0.5,
@@ -455,6 +455,13 @@ def test_initialisation_is_t5s():
         assert found == pytest.approx(expected[kind], rel=0.25 if kind == "table" else 0.05), name
     assert all((p == 1).all() for name, p in model.named_parameters() if "norm" in name)
     assert not [name for name, _ in model.named_parameters() if "bias" in name]
+
+
+def test_distances_can_begin_wider():
+    seed_everything(0)
+    tables = [p for name, p in make(position_std=50.0).named_parameters() if "table" in name]
+    assert all(25 < float(p.detach().std()) < 75 for p in tables)
+    assert len(tables) == 2
 
 
 def test_sizes_are_the_papers():

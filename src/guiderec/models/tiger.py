@@ -21,7 +21,7 @@ Departs    1. Content is what the training sequences tell, a PPMI-SVD of which i
            5. The softmax of a position is over the K tokens of its level; the paper's is over all. Invalid tuples are
               never generated, and so need not be dropped. An item that the beam does not reach scores -inf.
            6. `position_std` can begin the biases of distances wider than T5 does. AdamW moves every number by about the
-              rate in a step, and a bias of some units, which a head needs to look at one place, takes thousands of them.
+              rate in a step, and a bias of some units, which a head needs to look at one place, takes thousands.
            7. AdamW by the trainer; the paper has a rate of 0.01 for 10,000 steps and then its inverse square root.
 """
 
@@ -632,8 +632,8 @@ class TIGER(Recommender):
             log_p = F.log_softmax(self._logits(states[:, :, 0], depth), dim=-1)  # (B, W, K)
             child, exists = trie.children(depth, node)  # (B, W, C)
             token = trie.tokens[depth][child]
-            total = (score[..., None] + log_p.gather(2, token)).masked_fill(~exists, -torch.inf)
-            score, best = total.flatten(1).topk(min(width, total[0].numel(), len(trie.tokens[depth])), dim=1)
+            total = (score[..., None] + log_p.gather(2, token)).masked_fill(~exists, -torch.inf).flatten(1)
+            score, best = total.topk(min(width, total.shape[1], len(trie.tokens[depth])), dim=1)
             parent = best // child.shape[2]  # (B, W'), the beam that each goes on from
             node, token = child.flatten(1).gather(1, best), token.flatten(1).gather(1, best)
             past = [(_follow(keys, parent), _follow(values, parent)) for keys, values in present]
