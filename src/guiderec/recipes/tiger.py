@@ -77,7 +77,7 @@ def demo() -> Experiment:
         content_dim=32,
         quantiser=ResidualKMeans(),
         levels=2,
-        codewords=128,
+        codewords=32,
         dim=64,
         heads=4,
         head_dim=16,
