@@ -416,6 +416,7 @@ STUDIES: dict[str, Study] = {
             "sasrec-every-position": SASREC,
             "bert4rec": Run("BERT4Rec", "bert4rec:beauty", published="BERT4Rec", learns_from=MORE_TARGETS),
             "cl4srec": Run("CL4SRec", "cl4srec:beauty", published="CL4SRec", learns_from=MORE_TARGETS),
+            "tiger": Run("TIGER", "tiger:beauty", published="TIGER", learns_from=MORE_TARGETS),
         },
     ),
     **{

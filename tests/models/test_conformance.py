@@ -74,6 +74,19 @@ SMALL: dict[str, dict[str, Any]] = {
     "comirec": {"dim": 32, "interests": 3, "max_length": 10},
     "stosa": {"dim": 16, "dropout": 0.1, "max_length": 10},
     "dimerec": {"dim": 64, "interests": 3, "schedule": {"name": "exp", "steps": 10}},
+    "tiger": {
+        "dim": 64,
+        "heads": 4,
+        "head_dim": 16,
+        "hidden": 64,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "levels": 1,
+        "codewords": 8,
+        "max_length": 10,
+        "quantiser": {"name": "residual_k_means"},
+        "position_std": 2.0,
+    },
     "adigrec": {"dim": 64, "guidance": {"name": "both", "interests": 3}, "schedule": {"name": "exp", "steps": 10}},
 }
 """Options that make each model small enough to be trained in seconds; linear denoisers need width to hold 30 items."""
@@ -138,6 +151,10 @@ CLAIMS: dict[str, dict[str, Any]] = {
         "steps": 250,
         "without_gradient": frozenset({"start"}),  # no planted history is empty
         "planted_recall": 0.65,  # a mean of item vectors knows the newest item by its position alone
+    },
+    "tiger": {
+        "learning_rate": 5e-3,
+        "planted_at": 2,  # of items that share a token, the others come close
     },
     "adigrec": {
         "noise_in_loss": True,
