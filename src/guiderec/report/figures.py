@@ -189,7 +189,7 @@ def _option_figure(run: Run, name: str, sweep: Sweep, part: str, stem: str) -> P
     values = list(sweep.points)
     records = [run.evaluations[each].metrics for each in sweep.points.values()]
     metrics = headline(list(records[0]), set.intersection(*(set(record) for record in records)))
-    short = sweep.option.rpartition(".")[2].replace("_", " ")
+    short = " ".join(sweep.option.split(".")[1:][-2:]).replace("_", " ")  # model.guidance.scale: guidance scale
     places = np.arange(len(values)) if _grows_by_factors(values) else np.array(values)
 
     def draw(theme: Theme) -> Figure:
