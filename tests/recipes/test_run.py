@@ -23,7 +23,7 @@ from guiderec.evaluation.distribution import mmd
 from guiderec.recipes import run as runs
 from guiderec.rng import Noise
 from guiderec.training.checkpoint import load_tensors
-from guiderec.training.record import collect
+from guiderec.training.record import collect, held
 
 SMALL = {"model.dim": 8, "model.dropout": 0.0, "training.epochs": 1, "training.max_steps": 5}
 
@@ -176,3 +176,14 @@ def test_a_run_from_before_an_option_existed_can_be_continued(trained, data, tmp
     assert runs.train(configure("steerrec:demo", SMALL, 0), data, older, resume=True, progress=False).steps == 5
     with pytest.raises(CheckpointError, match="another experiment"):
         runs.train(configure("steerrec:demo", SMALL, 1), data, older, resume=True, progress=False)
+
+
+def test_a_run_that_is_being_trained_is_not_touched(data, tmp_path):
+    run = tmp_path / "run"
+    runs.train(configure("steerrec:demo", SMALL, 0), data, run, progress=False)
+    before = (run / "log.jsonl").read_bytes()
+    again = configure("steerrec:demo", SMALL, 0)
+    with held(run), pytest.raises(CheckpointError, match="another process is at work here"):
+        runs.train(again, data, run, resume=True, progress=False)
+    assert (run / "log.jsonl").read_bytes() == before
+    runs.train(again, data, run, resume=True, progress=False)

@@ -4,6 +4,8 @@ import getpass
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from tiny_recommender import train
 from guiderec.errors import CheckpointError
 from guiderec.training.checkpoint import save_tensors
 from guiderec.training.loop import Training
-from guiderec.training.record import collect, environment, read_json, read_log, validation_curve, write_json
+from guiderec.training.record import collect, environment, held, read_json, read_log, validation_curve, write_json
 
 
 def test_environment_has_facts_and_nothing_private():
@@ -96,3 +98,24 @@ def test_a_log_with_a_line_cut_off_can_be_read(tmp_path):
     path.write_text('{"event": "start"}\n{"event\n{"event": "stop"}\n')
     with pytest.raises(CheckpointError, match=r"line 2 of 3 is not valid JSON"):
         read_log(path)
+
+
+def test_a_folder_is_held_by_one_at_a_time_and_freed_by_death(tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+from guiderec.training.record import held
+with held(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    with held(tmp_path):
+        pass
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(CheckpointError, match="another process is at work here"), held(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+    with held(tmp_path), pytest.raises(CheckpointError, match="another process"), held(tmp_path):
+        pass

@@ -14,6 +14,7 @@ from guiderec.api import configure, fit, tune
 from guiderec.data import synthetic
 from guiderec.errors import CheckpointError, ConfigError
 from guiderec.recipes import run as runs
+from guiderec.training.record import held
 from guiderec.tuning import search as searches
 from guiderec.tuning.space import Choice, Space
 
@@ -277,3 +278,9 @@ def test_nothing_is_written_where_the_search_cannot_be(data, tmp_path, monkeypat
 def test_the_space_may_be_made_of_parts(data, tmp_path):
     space = Space(options={"model.layers": Choice(values=(1, 2))})
     assert len(tuned(tmp_path / "search", data, space, trials=None, method="grid").trials) == 2
+
+
+def test_two_searches_do_not_share_a_folder(whole, data, tmp_path):
+    shutil.copytree(whole.out, tmp_path / "search")
+    with held(tmp_path / "search"), pytest.raises(CheckpointError, match="another process is at work here"):
+        tuned(tmp_path / "search", data, trials=8, method="random", resume=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from guiderec.training.checkpoint import save_tensors
 from guiderec.training.distributed import from_first, join, sum_over_processes
 from guiderec.training.loop import GiveUp, Outcome, Validate, fit
 from guiderec.training.memory import keep_freed_memory
-from guiderec.training.record import environment, read_json, write_json
+from guiderec.training.record import environment, held, read_json, write_json
 
 _TRAINS = {"recipe", "training", "training_rows", "rows_per_epoch", "validation_rows", "seed"}
 _ALWAYS = {"training.accelerator"}
@@ -132,37 +133,39 @@ def train(
     ------
     CheckpointError
         If `run` already holds a run and `resume` is False, or `resume` is True and the stored experiment or the
-        fingerprint of its data differs.
+        fingerprint of its data differs; and while another process trains there.
     """
     keep_freed_memory()
     seed_everything(experiment.seed)
     model = build(experiment.model, dataset.n_items)  # before anything is written: options may not fit each other
     fabric = join(accelerator=experiment.training.accelerator, precision=experiment.training.precision)
-    from_first(fabric, lambda: _claim(run, experiment, dataset, resume))
-    rows = training_rows(experiment, dataset)
-    loader = Loader(
-        rows,
-        batch_size=experiment.training.batch_size,
-        max_length=experiment.max_length,
-        seed=experiment.seed,
-        rows_per_epoch=experiment.rows_per_epoch,
-        negatives=None if dataset.unclicked is None else dataset.unclicked["train"],
-    )
+    run.mkdir(parents=True, exist_ok=True)
+    with held(run) if fabric.global_rank == 0 else nullcontext():
+        from_first(fabric, lambda: _claim(run, experiment, dataset, resume))
+        rows = training_rows(experiment, dataset)
+        loader = Loader(
+            rows,
+            batch_size=experiment.training.batch_size,
+            max_length=experiment.max_length,
+            seed=experiment.seed,
+            rows_per_epoch=experiment.rows_per_epoch,
+            negatives=None if dataset.unclicked is None else dataset.unclicked["train"],
+        )
 
-    outcome = fit(
-        model,
-        loader,
-        validation(experiment, dataset),
-        experiment.training,
-        run,
-        seed=experiment.seed,
-        give_up=give_up,
-        resume=resume,
-        progress=progress,
-    )
-    trained = Model(model, dataset.vocabulary, experiment.max_length)
-    from_first(fabric, lambda: trained.save_pretrained(run / "model"))
-    return outcome
+        outcome = fit(
+            model,
+            loader,
+            validation(experiment, dataset),
+            experiment.training,
+            run,
+            seed=experiment.seed,
+            give_up=give_up,
+            resume=resume,
+            progress=progress,
+        )
+        trained = Model(model, dataset.vocabulary, experiment.max_length)
+        from_first(fabric, lambda: trained.save_pretrained(run / "model"))
+        return outcome
 
 
 def evaluate(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from guiderec.errors import CheckpointError
 
@@ -76,6 +77,26 @@ def replacing_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_directory(path.parent)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder: two processes that write one log and one checkpoint spoil both.
+
+    Freed when the process ends, however it ends. Raises CheckpointError while another process, or another call of this
+    one, holds it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise CheckpointError(
+            f"{folder}: another process is at work here.", hint="wait until it has ended, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sync_directory(directory: Path) -> None:

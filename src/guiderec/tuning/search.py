@@ -30,7 +30,7 @@ from guiderec.evaluation.metrics import parse_metrics
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.run import read_experiment, require_after_training, require_same_data, revalidated, train
 from guiderec.training.distributed import processes
-from guiderec.training.record import environment, read_json, read_log, replacing, validation_curve, write_json
+from guiderec.training.record import environment, held, read_json, read_log, replacing, validation_curve, write_json
 from guiderec.tuning.space import Space
 from guiderec.tuning.suggest import Method, Seen, falls_behind, require_optuna, suggester
 
@@ -264,16 +264,17 @@ def _search(
     if plan.prune:
         require_optuna()
     _claim(out, {**what, "metric": metric, "split_sha256": dataset.split_sha256}, plan, resume=resume)
-    trials = _read_trials(out, plan.space)
-    for number in range(len(trials), count):
-        options = suggest([trial.seen for trial in trials])
-        trial = _repeated(number, options, trials) or _attempted(attempt, number, options, trials)
-        write_json(_trial_file(out, number), trial.to_plain())
-        trials.append(trial)
-        _write_table(out, trials)
-        _drop_weights(out, trials)
-        if tell is not None:
-            tell(trial)
+    with held(out):
+        trials = _read_trials(out, plan.space)
+        for number in range(len(trials), count):
+            options = suggest([trial.seen for trial in trials])
+            trial = _repeated(number, options, trials) or _attempted(attempt, number, options, trials)
+            write_json(_trial_file(out, number), trial.to_plain())
+            trials.append(trial)
+            _write_table(out, trials)
+            _drop_weights(out, trials)
+            if tell is not None:
+                tell(trial)
     return tuple(trials)
 
 
