@@ -76,6 +76,11 @@ def subkeys(keys: Tensor, index: Tensor) -> Tensor:
     return _mix(_mix(keys.to(torch.int64) * _signed(_GOLDEN)) + index.to(torch.int64) * _signed(_GOLDEN))
 
 
+def position_keys(keys: Tensor, length: int) -> Tensor:
+    """(B, L) names of the positions of rows (B,), counted from the newest item, so that padding changes none."""
+    return subkeys(keys[:, None], torch.arange(length - 1, -1, -1, device=keys.device))
+
+
 def key_of(*parts: Any) -> int:
     """A 63-bit key from any printable values; equal values give equal keys on every machine."""
     return _stable_hash("\x1f".join(str(part) for part in parts)) >> 1

@@ -51,7 +51,7 @@ from guiderec.nn.dropout import Dropout
 from guiderec.nn.embedding import item_embedding
 from guiderec.nn.next_item import softmax_loss
 from guiderec.nn.recurrent import GRU
-from guiderec.rng import Noise, subkeys
+from guiderec.rng import Noise, position_keys
 
 
 class ACVAEConfig(ModelConfig):
@@ -206,8 +206,7 @@ class ACVAE(EmbeddingRecommender):
         shape = (len(keys), length, 2, self.config.state_dim)
         if noise is None:
             return torch.zeros(shape, dtype=dtype, device=keys.device)
-        newer = torch.arange(length - 1, -1, -1, device=keys.device)
-        places = subkeys(keys[:, None], newer).flatten()
+        places = position_keys(keys, length).flatten()
         return noise.normal(places, 2 * self.config.state_dim, "encoder", dtype).view(shape)
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -232,8 +231,7 @@ class ACVAE(EmbeddingRecommender):
         likelihood = softmax_loss(self.decode(z), self.output.weight[1:], target - 1)
         parts = {"loss": likelihood, "likelihood": likelihood}
         if self.adversary is not None:
-            newer = torch.arange(history.shape[1] - 1, -1, -1, device=history.device)
-            keys = subkeys(batch.key[:, None], newer)[real]
+            keys = position_keys(batch.key, history.shape[1])[real]
             prior = noise.normal(keys, config.dim, "prior", z.dtype)
             parts["divergence"] = judged(self.adversary, x, z).mean()
             parts["adversary"] = telling_apart(self.adversary, x.detach(), z.detach(), prior)

@@ -32,7 +32,7 @@ from guiderec.nn.embedding import Counting, PositionEmbedding, item_embedding
 from guiderec.nn.history import LastStateEncoder
 from guiderec.nn.interests import with_start
 from guiderec.nn.next_item import CrossEntropy, NextItemObjective
-from guiderec.nn.sampling import items_outside
+from guiderec.nn.sampling import items_outside, negatives_by_position
 from guiderec.nn.transformer import Norm, TransformerEncoder
 from guiderec.rng import Noise
 
@@ -307,11 +307,7 @@ class NextItemRecommender(CausalRecommender):
 
     def _negatives(self, batch: Batch, length: int, size: int, noise: Noise) -> Tensor:
         """(B, L, N) items that the row does not have."""
-        if size == 0:
-            return batch.history.new_zeros(len(batch), length, 0)
-        own = batch.own_items
-        drawn = items_outside(own, self.n_items, length * size, keys=batch.key, noise=noise, purpose="negatives")
-        return drawn.view(len(batch), length, size).flip(1)  # newest first, so that padding moves no draw
+        return negatives_by_position(batch.own_items, self.n_items, length, size, keys=batch.key, noise=noise)
 
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:
         """(B, 1, D) the state at the newest item."""

@@ -51,7 +51,7 @@ from guiderec.nn.disentangled import DisentangledEncoder
 from guiderec.nn.dropout import Dropout
 from guiderec.nn.embedding import Counting, PositionEmbedding, item_embedding
 from guiderec.nn.next_item import BinaryCrossEntropy, NextItemObjective
-from guiderec.nn.sampling import items_outside
+from guiderec.nn.sampling import negatives_by_position
 from guiderec.nn.time import TimeEmbedding
 from guiderec.nn.transformer import TransformerEncoder
 from guiderec.rng import Noise, subkeys
@@ -460,11 +460,7 @@ class CaDiRec(EmbeddingRecommender):
     def _negatives(self, batch: Batch, length: int, noise: Noise) -> Tensor:
         """(B, L, N) items that the row does not have; the newest position has the first draws."""
         size = self.config.objective.negatives
-        if size == 0:
-            return batch.history.new_zeros(len(batch), length, 0)
-        own = batch.own_items
-        drawn = items_outside(own, self.n_items, length * size, keys=batch.key, noise=noise, purpose="negatives")
-        return drawn.view(len(batch), length, size).flip(1)
+        return negatives_by_position(batch.own_items, self.n_items, length, size, keys=batch.key, noise=noise)
 
     def _diffusion_gaps(self, history: Tensor, key: Tensor, noise: Noise) -> Tensor:
         """(B, L) bool, the gaps of the diffusion loss."""

@@ -41,7 +41,7 @@ from guiderec.nn.buckets import by_history
 from guiderec.nn.dropout import Dropout
 from guiderec.nn.embedding import item_embedding
 from guiderec.nn.next_item import BinaryCrossEntropy, NextItemObjective
-from guiderec.nn.sampling import items_outside
+from guiderec.nn.sampling import negatives_by_position
 from guiderec.rng import Noise
 
 
@@ -160,12 +160,11 @@ class Caser(EmbeddingRecommender):
 
     def _negatives(self, batch: Batch, length: int, size: int, noise: Noise) -> Tensor:
         """(B, S, T, N) items that the row does not have, for the newest S positions."""
-        shape = (length, self.config.targets, size)
-        if size == 0:
-            return batch.history.new_zeros(len(batch), *shape)
-        count = length * self.config.targets * size
-        drawn = items_outside(batch.own_items, self.n_items, count, keys=batch.key, noise=noise, purpose="negatives")
-        return drawn.view(len(batch), *shape).flip(1)  # newest first, so that padding moves no draw
+        targets = self.config.targets
+        drawn = negatives_by_position(
+            batch.own_items, self.n_items, length, targets * size, keys=batch.key, noise=noise
+        )
+        return drawn.view(len(batch), length, targets, size)
 
     def user_vectors(self, query: Query, noise: Noise) -> Tensor:
         """(B, 1, D + 1) x of the newest window."""

@@ -40,7 +40,7 @@ from guiderec.nn.buckets import by_history
 from guiderec.nn.dropout import Dropout
 from guiderec.nn.embedding import Counting, PositionEmbedding
 from guiderec.nn.next_item import CrossEntropy
-from guiderec.nn.sampling import items_outside
+from guiderec.nn.sampling import negatives_by_position
 from guiderec.rng import Noise
 
 MEAN, STD = 0.01, 0.02
@@ -288,9 +288,7 @@ class STOSA(Recommender):
 
     def _negatives(self, batch: Batch, length: int, size: int, noise: Noise) -> Tensor:
         """(B, L, N) items that the row does not have."""
-        own = batch.own_items
-        drawn = items_outside(own, self.n_items, length * size, keys=batch.key, noise=noise, purpose="negatives")
-        return drawn.view(len(batch), length, size).flip(1)  # newest first, so that padding moves no draw
+        return negatives_by_position(batch.own_items, self.n_items, length, size, keys=batch.key, noise=noise)
 
     def scores(self, query: Query, noise: Noise) -> Tensor:
         """(B, I + 1) minus W. The distances are one product of matrices, and the only thing of that size."""

@@ -34,7 +34,7 @@ from guiderec.models.base import EmbeddingRecommender, ModelConfig
 from guiderec.nn.buckets import by_history
 from guiderec.nn.embedding import item_embedding
 from guiderec.nn.recurrent import GRU
-from guiderec.rng import Noise, subkeys
+from guiderec.rng import Noise, position_keys
 
 
 class SVAEConfig(ModelConfig):
@@ -191,11 +191,6 @@ def next_items_of(batch: Batch, k: int, max_length: int) -> tuple[Tensor, Tensor
     oldest = learnt.to(torch.uint8).argmax(dim=1)  # the first True
     count = counted.sum(dim=2).gather(1, oldest[:, None])  # (B, 1)
     return items, counted / count[..., None]
-
-
-def position_keys(keys: Tensor, length: int) -> Tensor:
-    """(B, L) names of the positions of rows (B,), counted from the newest item, so that padding changes none."""
-    return subkeys(keys[:, None], torch.arange(length - 1, -1, -1, device=keys.device))
 
 
 def _xavier(linear: nn.Linear) -> nn.Linear:

@@ -8,6 +8,17 @@ from torch import Tensor
 from guiderec.rng import Noise
 
 
+def negatives_by_position(own: Tensor, n_items: int, length: int, size: int, *, keys: Tensor, noise: Noise) -> Tensor:
+    """(B, L, N) items that a row with the items `own` (B, E) does not have; the newest position has the first draws.
+
+    More padding on the left thus moves no draw.
+    """
+    if size == 0:
+        return own.new_zeros(len(own), length, 0)
+    drawn = items_outside(own, n_items, length * size, keys=keys, noise=noise, purpose="negatives")
+    return drawn.view(len(own), length, size).flip(1)
+
+
 def items_outside(own: Tensor, n_items: int, size: int, *, keys: Tensor, noise: Noise, purpose: str) -> Tensor:
     """Items (B, size), uniform over 1..I without the row's `own` (B, E), which may repeat and hold padding 0.
 
