@@ -3,7 +3,7 @@
     git add results && python results/render.py        (--check: change nothing, fail if they would change)
 
 Input    results/<study>/<run>-seed<k>.json    one record per run, as `guiderec.training.record.collect` makes it
-         results/<study>/comparisons.json      paired tests, as `reproduce.py --compare` makes them; optional
+         results/<study>/comparisons.json      paired tests, as `compare.py` makes them; optional
          results/published.json                what the papers print
 Records that git does not track are left out, so that a page never shows a number that is not in the repository.
 The same records give the same text, byte by byte. Studies, runs and parts without records are not mentioned.
@@ -294,7 +294,7 @@ def _study(
         parts += ["### Generated and true embeddings, test", _distributions(records, published)]
     parts += ["### Validation", _means(records, "valid", {})] if over_seeds(records, "valid") else []
     parts += ["### Single runs, test, with 95 % intervals", _intervals(records)] if over_seeds(records, "test") else []
-    for panel, rows in _points(records).items():
+    for panel, rows in _points([record for record in records if record.study == study]).items():
         parts += [f"### {panel}", _panel(rows, records, published)]
     parts += ["### Paired tests", _comparison(comparison)] if comparison else []
     if study in STUDIES and STUDIES[study].curves and _with_curves(records):

@@ -218,7 +218,7 @@ def _at_inference(published: bool) -> dict[str, Reading]:
 
 
 def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
-    """AlignDiff, its ablations, and what its paper compares it with, as far as it is here.
+    """AlignDiff and what its paper compares it with.
 
     `epochs` at most of the models that learn all prefixes in one pass; `slow` is the budget of DiffuRec and AlignDiff.
     """
@@ -254,12 +254,6 @@ def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
                 **_at_inference(published=data_set != "movielens_1m"),
             },
         ),
-        "aligndiff-without-ml": Run(
-            "AlignDiff without multi-level guidance", f"aligndiff:{data_set}_without_ml", published="AlignDiff w/o ML"
-        ),
-        "aligndiff-without-en": Run(
-            "AlignDiff without energy function", f"aligndiff:{data_set}_without_en", published="AlignDiff w/o EN"
-        ),
     }
     untrained = {"metrics": [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]}
     runs.update({name: replace(runs[name], options=untrained) for name in ("popularity", "markov")})
@@ -269,6 +263,43 @@ def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
     for name in [name for name in runs if name.startswith(("diffurec", "aligndiff"))]:
         runs[name] = replace(runs[name], options={**runs[name].options, **slow}, distribution=True)
     return runs
+
+
+def _parts_of_aligndiff(data_set: str, slow: Options) -> dict[str, Run]:
+    """Rows of AlignDiff's Table 3, less the whole model, within the budget of the study that has it."""
+    runs = {
+        "aligndiff-without-ml": Run(
+            "AlignDiff without multi-level guidance", f"aligndiff:{data_set}_without_ml", published="AlignDiff w/o ML"
+        ),
+        "aligndiff-without-en": Run(
+            "AlignDiff without energy function", f"aligndiff:{data_set}_without_en", published="AlignDiff w/o EN"
+        ),
+    }
+    return {name: replace(run, options=slow, distribution=True) for name, run in runs.items()}
+
+
+def _of_aligndiff(
+    name: str, title: str, data: str, data_set: str, epochs: int, slow: Options, note: str
+) -> dict[str, Study]:
+    """AlignDiff's Tables 2 and 3 on one data set: the models, and its parts."""
+    models = Study(
+        f"{title}, leave-one-out",
+        data,
+        _leave_one_out(data_set, epochs, slow),
+        against="aligndiff",
+        parts=("test",),
+        curves=True,
+        note=note,
+    )
+    parts = replace(
+        models,
+        title=f"{title}, leave-one-out: the parts of AlignDiff",
+        runs=_parts_of_aligndiff(data_set, slow),
+        joined_by=(name,),
+        beside=("aligndiff",),
+        note="Rows of AlignDiff's Table 3 with the settings and budget of the study above.",
+    )
+    return {name: models, f"{name}-ablation": parts}
 
 
 PART_OF_THE_ROWS: Options = {
@@ -514,40 +545,27 @@ STUDIES: dict[str, Study] = {
         beside=("sasrec-every-position",),
         redrawn=True,
     ),
-    **{
-        f"{name}-leave-one-out": Study(
-            f"{title}, leave-one-out",
-            data,
-            runs,
-            against="aligndiff",
-            parts=("test",),
-            curves=True,
-            note=note,
-        )
-        for name, title, data, runs, note in (
-            (
-                "beauty",
-                "Beauty",
-                "amazon-beauty/leave-one-out",
-                _leave_one_out("beauty", 66, FEW_EPOCHS),
-                LEAVE_ONE_OUT_NOTE,
-            ),
-            (
-                "toys",
-                "Toys",
-                "amazon-toys/leave-one-out",
-                _leave_one_out("toys", 66, FEW_EPOCHS),
-                "The budget of Beauty. Runs without records were not carried out.",
-            ),
-            (
-                "ml-1m",
-                "MovieLens-1M",
-                "movielens-1m/leave-one-out-5core",
-                _leave_one_out("movielens_1m", 30, LONG_HISTORIES),
-                LONG_HISTORIES_NOTE,
-            ),
-        )
-    },
+    **_of_aligndiff(
+        "beauty-leave-one-out", "Beauty", "amazon-beauty/leave-one-out", "beauty", 66, FEW_EPOCHS, LEAVE_ONE_OUT_NOTE
+    ),
+    **_of_aligndiff(
+        "toys-leave-one-out",
+        "Toys",
+        "amazon-toys/leave-one-out",
+        "toys",
+        66,
+        FEW_EPOCHS,
+        "The budget of Beauty. Runs without records were not carried out.",
+    ),
+    **_of_aligndiff(
+        "ml-1m-leave-one-out",
+        "MovieLens-1M",
+        "movielens-1m/leave-one-out-5core",
+        "movielens_1m",
+        30,
+        LONG_HISTORIES,
+        LONG_HISTORIES_NOTE,
+    ),
     "zhihu": Study(
         "Zhihu, sessions",
         "zhihu/time-split",

@@ -37,6 +37,8 @@ def module(name: str) -> ModuleType:
 
 render = module("render")
 reproduce = module("reproduce")
+compare = module("compare")
+ranks = sys.modules["ranks"]
 STUDIES = reproduce.STUDIES
 PUBLISHED = json.loads((ROOT / "results/published.json").read_text())
 
@@ -45,6 +47,7 @@ DATA = {
     "protocol": {"name": "user-split", "seed": None, "max_items": 11},
     "seen": "keep",
     "fingerprint": {"users": 22363, "items": 12101, "interactions": 162150, "sha256": "07" * 32},
+    "split_sha256": "70" * 32,
     "rows": {"train": 17890, "valid": 2236, "test": 2237},
 }
 
@@ -54,6 +57,7 @@ def evaluation(mean: float) -> dict[str, Any]:
         "n_rows": 2237,
         "seen": "keep",
         "catalogue": "all",
+        "cutoffs": [5, 10],
         "metrics": {name: {"mean": mean, "low": mean - 0.01, "high": mean + 0.01} for name in METRICS},
     }
 
@@ -199,62 +203,109 @@ def test_a_record_under_the_name_of_another_seed_is_an_error(root: Path):
 # --- comparisons --------------------------------------------------------------------------------------------------
 
 
-def run_directory(folder: Path, seed: int, parts: dict[str, list[float]], users: list[int] | None = None) -> None:
-    run = folder.with_name(f"{folder.name}-seed{seed}")
+def recorded(path: Path, seed: int, parts: dict[str, list[int]], users: list[int] | None = None) -> Path:
+    """A record with the ranks that a run directory with these gives."""
+    run = path.with_name(f"run of {path.name}-{seed}")
     (run / "evaluation").mkdir(parents=True)
-    (run / "data.json").write_text(json.dumps(DATA))
-    for part, values in parts.items():
-        columns = {
-            "user": users or list(range(len(values))),
-            "target": [1] * len(values),
-            "history_length": [3] * len(values),
-            "recall@5": values,
-        }
-        pl.DataFrame(columns).write_parquet(run / f"evaluation/{part}.parquet")
+    for part, rank in parts.items():
+        pl.DataFrame({"user": users or list(range(len(rank))), "rank": rank}).write_parquet(
+            run / f"evaluation/{part}.parquet"
+        )
         (run / f"evaluation/{part}.json").write_text(json.dumps(evaluation(0.5)))
+    content = record(seed, 0.5)
+    content["evaluation"] = {part: evaluation(0.5) for part in parts}
+    file = path.with_name(f"{path.name}-seed{seed}.json")
+    file.write_text(json.dumps(content))
+    ranks.keep(run, file)
+    return file
+
+
+def found_in(comparison: dict[str, Any], metric: str) -> dict[str, dict[str, Any]]:
+    return {test["b"]: test for test in comparison["tests"] if test["metric"] == metric}
 
 
 def test_comparison_averages_seeds_per_row_and_takes_the_baselines_in(tmp_path: Path):
     rows = 40
-    hits = {0: [float(i % 2) for i in range(rows)], 1: [float(i % 4 == 0) for i in range(rows)]}
-    better = [1.0] * rows
+    found = {0: [1 + 9 * (i % 2) for i in range(rows)], 1: [1 if i % 4 == 0 else 700 for i in range(rows)]}
     for seed in (0, 1):
-        run_directory(
-            tmp_path / "beauty-d512/steerrec", seed, {"test": hits[seed], "valid": better, "test-without-png": hits[1]}
-        )
-        run_directory(tmp_path / "beauty-baselines/popularity", seed, {"test": better})
-    run_directory(tmp_path / "beauty-baselines/markov", 0, {"test": better})  # a seed is missing: left out
-    found = reproduce.compare("beauty-d512", tmp_path)
-    assert (found["baseline"], found["seeds"], found["n_rows"], found["unit"]) == ("steerrec", [0, 1], rows, "row")
-    steerrec = sum(a + b for a, b in zip(hits[0], hits[1], strict=True)) / (2 * rows)
-    tests = {test["b"]: test for test in found["tests"]}
-    assert set(tests) == {"popularity", "steerrec/without-png"}
-    assert tests["popularity"]["difference"] == pytest.approx(1 - steerrec)
-    assert tests["steerrec/without-png"]["difference"] == pytest.approx(sum(hits[1]) / rows - steerrec)
-    smallest = min(tests.values(), key=lambda test: test["p_randomisation"])
-    assert smallest["p_holm"] == pytest.approx(2 * smallest["p_randomisation"])
+        parts = {"test": found[seed], "valid": [1] * rows, "test-without-png": [2] * rows}
+        recorded(tmp_path / "beauty-d512/steerrec", seed, parts)
+        recorded(tmp_path / "beauty-baselines/popularity", seed, {"test": [1] * rows})
+    recorded(tmp_path / "beauty-baselines/markov", 0, {"test": [1] * rows})  # a seed is missing: left out
+    comparison = compare.compare("beauty-d512", tmp_path)
+    facts = [comparison[fact] for fact in ("baseline", "seeds", "n_rows", "unit")]
+    assert facts == ["steerrec", [0, 1], rows, "row"]
+    at_5, at_10 = found_in(comparison, "recall@5"), found_in(comparison, "ndcg@10")
+    assert set(at_5) == {"popularity", "steerrec/without-png"}
+    assert at_5["popularity"]["difference"] == pytest.approx(1 - (0.5 + 0.25) / 2)
+    tenth = 1 / math.log2(11)
+    assert at_10["popularity"]["mean_a"] == pytest.approx((0.5 + 0.5 * tenth + 0.25) / 2)
+    assert at_10["steerrec/without-png"]["mean_b"] == pytest.approx(1 / math.log2(3))
+    p = sorted(test["p_randomisation"] for test in comparison["tests"])
+    assert min(test["p_holm"] for test in comparison["tests"]) == pytest.approx(len(p) * p[0])
 
 
 def test_comparison_over_other_splits_puts_rows_together(tmp_path: Path):
     users = {0: [*range(20)], 1: [*range(10, 30)]}
     for seed in (0, 1):
-        run_directory(tmp_path / "beauty-resplit/steerrec", seed, {"test": [0.0] * 20}, users[seed])
-        values = [float(seed)] * 20
-        run_directory(tmp_path / "beauty-resplit/sasrec-every-position", seed, {"test": values}, users[seed])
-    found = reproduce.compare("beauty-resplit", tmp_path)
-    assert (found["n_rows"], found["unit"]) == (40, "user")
-    assert found["tests"][0]["difference"] == pytest.approx(0.5)
+        recorded(tmp_path / "beauty-resplit/steerrec", seed, {"test": [90] * 20}, users[seed])
+        rank = [1 if seed else 90] * 20
+        recorded(tmp_path / "beauty-resplit/sasrec-every-position", seed, {"test": rank}, users[seed])
+    comparison = compare.compare("beauty-resplit", tmp_path)
+    assert (comparison["n_rows"], comparison["unit"]) == (40, "user")
+    assert comparison["tests"][0]["difference"] == pytest.approx(0.5)
 
 
-def test_comparison_needs_the_same_rows_and_a_finished_run(tmp_path: Path):
-    with pytest.raises(DataError, match="no finished run of steerrec"):
-        reproduce.compare("beauty-d512", tmp_path)
-    run_directory(tmp_path / "beauty-d512/steerrec", 0, {"test": [0.0] * 10})
+def test_comparison_needs_the_same_rows_and_ranks(tmp_path: Path):
+    with pytest.raises(DataError, match="the ranks of steerrec are not kept"):
+        compare.compare("beauty-d512", tmp_path)
+    recorded(tmp_path / "beauty-d512/steerrec", 0, {"test": [1] * 10})
     with pytest.raises(DataError, match="nothing to compare"):
-        reproduce.compare("beauty-d512", tmp_path)
-    run_directory(tmp_path / "beauty-d512/dreamrec", 0, {"test": [0.0] * 9})
-    with pytest.raises(DataError, match="10 evaluation rows"):
-        reproduce.compare("beauty-d512", tmp_path)
+        compare.compare("beauty-d512", tmp_path)
+    recorded(tmp_path / "beauty-d512/dreamrec", 0, {"test": [1] * 9})
+    with pytest.raises(DataError, match="of other rows: 10 and 9"):
+        compare.compare("beauty-d512", tmp_path)
+    recorded(tmp_path / "beauty-d512/dreamrec-again", 0, {"test": [1] * 10})
+    for suffix in (".json", ".ranks.parquet"):
+        (tmp_path / f"beauty-d512/dreamrec-again-seed0{suffix}").replace(
+            tmp_path / f"beauty-d512/dreamrec-seed0{suffix}"
+        )
+    path = tmp_path / "beauty-d512/dreamrec-seed0.json"
+    assert compare.compare("beauty-d512", tmp_path)["n_rows"] == 10
+    content = json.loads(path.read_text())
+    content["data"]["split_sha256"] = "17" * 32
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="steerrec and dreamrec, seed 0, differ in split"):
+        compare.compare("beauty-d512", tmp_path)
+
+
+def test_ranks_are_kept_as_far_as_they_count_and_points_of_panels_not_at_all(tmp_path: Path):
+    users = [3, 3, 9, 4]
+    parts = {"test": [1, 10, 11, 12101], "test-one-step": [2, 3, 4, 5], "test-omega-0_1": [1] * 4}
+    path = recorded(tmp_path / "aligndiff", 0, parts, users)
+    assert ranks.kept(path) == ["test", "test-one-step"]
+    found, values = ranks.read(path, "test", ["recall@10", "mrr@10"])
+    assert found.tolist() == users
+    assert values.tolist() == [[1, 1], [1, pytest.approx(0.1)], [0, 0], [0, 0]]
+    table = pl.read_parquet(ranks.path_of(path))
+    assert table["test"].to_list() == [1, 10, None, None]
+    with pytest.raises(DataError, match=r"ranks end at 10, which is too early for recall@20"):
+        ranks.read(path, "test", ["recall@5", "recall@20"])
+
+
+def test_tests_of_runs_without_ranks_are_not_overwritten(tmp_path: Path):
+    for name in ("steerrec", "dreamrec"):
+        recorded(tmp_path / f"beauty-d512/{name}", 0, {"test": [1] * 10})
+    comparison = compare.compare("beauty-d512", tmp_path)
+    path = tmp_path / "comparisons.json"
+    compare.replace(path, comparison)
+    compare.replace(path, comparison)
+    older = {**comparison, "tests": [*comparison["tests"], {**comparison["tests"][0], "b": "preferdiff"}]}
+    for before in (older, {**comparison, "seeds": [0, 1]}):
+        path.write_text(json.dumps(before))
+        with pytest.raises(DataError, match=r"tests of preferdiff|the seeds \[0, 1\]"):
+            compare.replace(path, comparison)
+        assert json.loads(path.read_text()) == before
 
 
 def test_comparison_is_rendered(root: Path):
@@ -377,9 +428,9 @@ def test_a_record_is_whole_when_it_has_all_readings_and_the_interests(tmp_path: 
 def test_a_study_of_some_seeds_is_compared_over_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(STUDIES, "zhihu-ablation", replace(STUDIES["zhihu-ablation"], seeds=(0,)))
     for seed in (0, 1):
-        run_directory(tmp_path / "zhihu/adigrec", seed, {"test": [0.0] * 20})
-    run_directory(tmp_path / "zhihu-ablation/adigrec-g2", 0, {"test": [1.0] * 20})
-    found = reproduce.compare("zhihu-ablation", tmp_path)
+        recorded(tmp_path / "zhihu/adigrec", seed, {"test": [90] * 20})
+    recorded(tmp_path / "zhihu-ablation/adigrec-g2", 0, {"test": [1] * 20})
+    found = compare.compare("zhihu-ablation", tmp_path)
     assert (found["baseline"], found["seeds"]) == ("adigrec", [0])
     assert found["tests"][0]["difference"] == pytest.approx(1.0)
 
@@ -450,9 +501,9 @@ def test_points_of_a_figure_stand_apart_from_the_models_and_are_not_tested(root:
         ("1", "0.0400", "0.0813 / 0.0493"),
         ("8", "0.0350", "0.0716 / 0.0408"),
     ]
-    parts = {"test": [0.0] * 20, "test-one-step": [1.0] * 20, "test-corrections-8": [1.0] * 20}
-    run_directory(tmp_path / f"runs/{name}/aligndiff", 0, parts)
-    assert [test["b"] for test in reproduce.compare(name, tmp_path / "runs")["tests"]] == ["aligndiff/one-step"]
+    parts = {"test": [9] * 20, "test-one-step": [1] * 20, "test-corrections-8": [1] * 20}
+    recorded(tmp_path / f"kept/{name}/aligndiff", 0, parts)
+    assert {test["b"] for test in compare.compare(name, tmp_path / "kept")["tests"]} == {"aligndiff/one-step"}
 
 
 def test_readings_can_be_left_to_a_later_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
