@@ -23,7 +23,7 @@ import numpy as np
 from guiderec.errors import DataError
 from guiderec.evaluation.metrics import Values
 from guiderec.evaluation.significance import PairedTest, corrected, paired_tests
-from guiderec.training.record import read_json, write_json
+from guiderec.files import read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when loaded as a module
 import ranks

@@ -22,7 +22,7 @@ from guiderec.data import parquet
 from guiderec.errors import DataError
 from guiderec.evaluation.evaluate import read_rows
 from guiderec.evaluation.metrics import Values, parse_metrics
-from guiderec.training.record import read_json
+from guiderec.files import read_json
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when loaded as a module
 from studies import panels

@@ -25,8 +25,9 @@ from guiderec.data.impressions import split as divide
 from guiderec.data.interactions import Interactions
 from guiderec.data.prepared import resplit_users, with_items
 from guiderec.data.protocols import Impressions, LeaveOneOut, protocol_from_plain
+from guiderec.files import read_json, write_json
 from guiderec.recipes import run as runs
-from guiderec.training.record import collect, read_json, write_json
+from guiderec.training.record import collect
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when loaded as a module
 import ranks

@@ -288,9 +288,10 @@ def measure(
     """Measure the finished runs of a study, and add what was found to their records."""
     from reproduce import dataset_for
 
+    from guiderec.files import write_json
     from guiderec.recipes import run as runs
     from guiderec.steering.procedure import parse_procedure
-    from guiderec.training.record import collect, write_json
+    from guiderec.training.record import collect
 
     asked = [parse_procedure(wish) for wish in wishes]
     for seed in seeds:

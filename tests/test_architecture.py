@@ -16,7 +16,7 @@ import pytest
 import guiderec
 
 ROOT = Path(guiderec.__file__).parent
-FOUNDATION = {"errors", "rng", "config", "limits"}
+FOUNDATION = {"errors", "rng", "config", "limits", "files"}
 
 # What each part may import of guiderec, beside itself and the foundation.
 LAYERS: dict[str, set[str]] = {
@@ -60,6 +60,7 @@ LAYERS: dict[str, set[str]] = {
     "rng": set(),
     "config": set(),
     "limits": set(),
+    "files": set(),
 }
 
 # One owner for each outside world: module -> the files, or folders, that may import it.

@@ -38,8 +38,8 @@ from guiderec.data.interactions import Interactions
 from guiderec.data.protocols import protocol_from_plain
 from guiderec.data.sequences import Ids, Sequences
 from guiderec.errors import CheckpointError, DataError, nearest
+from guiderec.files import read_json, replacing, write_json
 from guiderec.model import Model
-from guiderec.training.record import read_json, replacing, write_json
 
 FORMAT = 1
 """Version of the folder."""

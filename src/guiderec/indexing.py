@@ -27,7 +27,6 @@ from guiderec.model import Model, model_folder
 from guiderec.models.base import EmbeddingRecommender
 from guiderec.recipes.run import require_same_data
 from guiderec.rng import Noise, numpy_generator
-from guiderec.training.record import sync_directory
 
 DISLIKES = 3
 """Items that a steered person of the sample refuses."""
@@ -98,7 +97,6 @@ def build_index(
     exact, through = _milliseconds(index, vectors, others["recall"], k)
     index.measured = {"k": k, "users": len(others["recall"]), **reached}
     index.save(folder)
-    sync_directory(folder)
     return {
         "file": str(folder / FILE),
         "items": index.n_items,

@@ -22,12 +22,12 @@ from guiderec.evaluation.diversity import category_codes, diversify, require_wei
 from guiderec.evaluation.index import FILE as INDEX_FILE
 from guiderec.evaluation.index import ItemIndex, attach
 from guiderec.evaluation.ranking import Listed, top_k_by_interest
+from guiderec.files import read_json, replacing_directory, write_json
 from guiderec.limits import MAX_GUIDANCE_SCALE, beyond
 from guiderec.models.base import EmbeddingRecommender, ModelConfig, Recommender
 from guiderec.recipes.registry import build, model_config
 from guiderec.rng import Noise, key_of
 from guiderec.training.checkpoint import largest_side, load_into, load_tensors, save_tensors
-from guiderec.training.record import read_json, replacing_directory, write_json
 from guiderec.wishes import Category, Heard, Hearing, Honours, Wish, encode, refuse_contradictions, rows_of
 
 FORMAT = 1

@@ -20,10 +20,11 @@ from guiderec.data.batch import Query
 from guiderec.data.prepared import resplit_users
 from guiderec.errors import CheckpointError, ConfigError
 from guiderec.evaluation.distribution import mmd
+from guiderec.files import held
 from guiderec.recipes import run as runs
 from guiderec.rng import Noise
 from guiderec.training.checkpoint import load_tensors
-from guiderec.training.record import collect, held
+from guiderec.training.record import collect
 
 SMALL = {"model.dim": 8, "model.dropout": 0.0, "training.epochs": 1, "training.max_steps": 5}
 

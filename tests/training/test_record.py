@@ -4,8 +4,6 @@ import getpass
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,10 @@ import torch
 from tiny_recommender import train
 
 from guiderec.errors import CheckpointError
+from guiderec.files import write_json
 from guiderec.training.checkpoint import save_tensors
 from guiderec.training.loop import Training
-from guiderec.training.record import collect, environment, held, read_json, read_log, validation_curve, write_json
+from guiderec.training.record import collect, environment, read_log, validation_curve
 
 
 def test_environment_has_facts_and_nothing_private():
@@ -29,29 +28,12 @@ def test_environment_has_facts_and_nothing_private():
     assert not [word for word in private if word and word in text]
 
 
-def test_json_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"n": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"n": object()})
-    assert read_json(path) == {"n": 1}
-    write_json(path, {"n": 2, "name": "Zürich"})
-    assert read_json(path) == {"n": 2, "name": "Zürich"}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
 @pytest.mark.skipif(os.name == "nt", reason="files have no modes there")
 def test_weights_may_be_read_by_whoever_may_read_the_files_beside_them(tmp_path):
     write_json(tmp_path / "model.json", {})
     save_tensors(tmp_path / "weights.safetensors", {"a": torch.zeros(2)})
     modes = {file.name: file.stat().st_mode for file in tmp_path.iterdir()}
     assert modes["weights.safetensors"] == modes["model.json"]
-
-
-def test_json_that_is_no_object(tmp_path):
-    (tmp_path / "a.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match=r"a\.json: expected a JSON object, found list"):
-        read_json(tmp_path / "a.json")
 
 
 def test_a_record_collects_everything(tmp_path):
@@ -98,24 +80,3 @@ def test_a_log_with_a_line_cut_off_can_be_read(tmp_path):
     path.write_text('{"event": "start"}\n{"event\n{"event": "stop"}\n')
     with pytest.raises(CheckpointError, match=r"line 2 of 3 is not valid JSON"):
         read_log(path)
-
-
-def test_a_folder_is_held_by_one_at_a_time_and_freed_by_death(tmp_path):
-    program = f"""
-import sys
-from pathlib import Path
-from guiderec.training.record import held
-with held(Path({str(tmp_path)!r})):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-    with held(tmp_path):
-        pass
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(CheckpointError, match="another process is at work here"), held(tmp_path):
-            pass
-        other.kill()
-        other.wait()
-    with held(tmp_path), pytest.raises(CheckpointError, match="another process"), held(tmp_path):
-        pass

@@ -13,8 +13,8 @@ import pytest
 from guiderec.api import configure, fit, tune
 from guiderec.data import synthetic
 from guiderec.errors import CheckpointError, ConfigError
+from guiderec.files import held
 from guiderec.recipes import run as runs
-from guiderec.training.record import held
 from guiderec.tuning import search as searches
 from guiderec.tuning.space import Choice, Space
 

@@ -45,6 +45,7 @@ from guiderec.data.protocols import (
 )
 from guiderec.data.sequences import Ids, ItemLists, Rows, Sequences
 from guiderec.errors import ConfigError, DataError
+from guiderec.files import write_json
 
 FORMAT_VERSION = 1
 """Version of the folder format that `save` writes."""
@@ -503,7 +504,7 @@ def _write(dataset: Dataset, folder: Path) -> None:
         "fingerprint": vars(dataset.fingerprint),
         "rows": {part: len(dataset.part(part)) for part in PARTS},
     }
-    (folder / "split.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "split.json", record)
 
 
 def _dislikes_frame(dataset: Dataset, dislikes: Mapping[str, Ids]) -> pl.DataFrame:

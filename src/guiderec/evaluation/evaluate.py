@@ -27,6 +27,7 @@ from guiderec.errors import CheckpointError, DataError, ScoreError
 from guiderec.evaluation.intervals import bootstrap_interval
 from guiderec.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metrics
 from guiderec.evaluation.ranking import Seen, inference, ranks_both_ways, target_ranks
+from guiderec.files import write_json
 from guiderec.models.base import Recommender
 from guiderec.rng import Noise
 
@@ -147,8 +148,7 @@ class Evaluation:
         folder = Path(run) / "evaluation"
         folder.mkdir(parents=True, exist_ok=True)
         parquet.write(self.rows, folder / f"{part}.parquet")
-        record = {"part": part, **self.summary()}
-        (folder / f"{part}.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_json(folder / f"{part}.json", {"part": part, **self.summary()})
 
     @classmethod
     def read(cls, run: Path, part: str) -> Self:

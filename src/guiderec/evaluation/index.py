@@ -25,7 +25,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +41,7 @@ from torch import Tensor
 from guiderec.data.batch import PADDING
 from guiderec.errors import CheckpointError, ConfigError
 from guiderec.evaluation.ranking import BLOCK_SCORES, RunningTopK, from_candidates
+from guiderec.files import replacing
 from guiderec.models.base import EmbeddingRecommender, Recommender, ranks_by_vectors
 from guiderec.rng import key_of, numpy_generator
 
@@ -272,20 +272,12 @@ class ItemIndex:
             "measured": self.measured,
             "weights": _sha256(weights) if weights.exists() else None,
         }
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the mask leaves; safetensors would keep the file from all others
-        try:
-            save_file(
-                {name: arrays[name] for name in _ARRAYS}, temporary, metadata={"guiderec.index": json.dumps(about)}
-            )
-        except SafetensorError as error:  # a full disk, among others: it wraps what the system said
-            temporary.unlink(missing_ok=True)
-            raise CheckpointError(f"{path}: cannot be written ({error}).") from None
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        kept = {name: arrays[name] for name in _ARRAYS}
+        with replacing(path) as temporary:
+            try:
+                save_file(kept, temporary, metadata={"guiderec.index": json.dumps(about)})
+            except SafetensorError as error:  # a full disk, among others: it wraps what the system said
+                raise CheckpointError(f"{path}: cannot be written ({error}).") from None
 
     @classmethod
     def load(cls, folder: str | Path, vectors: Tensor) -> Self:

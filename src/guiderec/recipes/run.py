@@ -29,6 +29,7 @@ from guiderec.evaluation.evaluate import evaluate as evaluate_model
 from guiderec.evaluation.interests import interests as measure_interests
 from guiderec.evaluation.interests import rows_path as interest_rows
 from guiderec.evaluation.metrics import parse_metrics
+from guiderec.files import held, read_json, write_json
 from guiderec.model import Model
 from guiderec.models.base import Recommender
 from guiderec.recipes.experiment import Experiment
@@ -41,7 +42,7 @@ from guiderec.training.checkpoint import save_tensors
 from guiderec.training.distributed import from_first, join, sum_over_processes
 from guiderec.training.loop import GiveUp, Outcome, Validate, fit
 from guiderec.training.memory import keep_freed_memory
-from guiderec.training.record import environment, held, read_json, write_json
+from guiderec.training.record import environment
 
 _TRAINS = {"recipe", "training", "training_rows", "rows_per_epoch", "validation_rows", "seed"}
 _ALWAYS = {"training.accelerator"}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from guiderec.errors import CheckpointError
-from guiderec.training.record import read_json, replacing, write_json
+from guiderec.files import read_json, replacing, write_json
 
 FORMAT = 1
 """Version of the layout. A checkpoint of another version is refused."""

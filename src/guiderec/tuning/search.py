@@ -27,10 +27,11 @@ from guiderec.config import Part, override
 from guiderec.data.dataset import Dataset
 from guiderec.errors import CheckpointError, ConfigError, ScoreError, TrainingError
 from guiderec.evaluation.metrics import parse_metrics
+from guiderec.files import held, read_json, replacing, write_json
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.run import read_experiment, require_after_training, require_same_data, revalidated, train
 from guiderec.training.distributed import processes
-from guiderec.training.record import environment, held, read_json, read_log, replacing, validation_curve, write_json
+from guiderec.training.record import environment, read_log, validation_curve
 from guiderec.tuning.space import Space
 from guiderec.tuning.suggest import Method, Seen, falls_behind, require_optuna, suggester
 
