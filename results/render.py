@@ -122,10 +122,15 @@ def spread(values: Sequence[float]) -> str:
 
 
 def published_for(
-    published: Mapping[str, Any], records: Sequence[Record], key: str
+    published: Mapping[str, Any], records: Sequence[Record], key: str, study: str | None = None
 ) -> tuple[str, dict[str, float]] | None:
-    """Source and numbers, by metric, that the paper prints for a row on the data of `records`, if it does."""
+    """Source and numbers, by metric, that the paper prints for a row on the data of `records`, if it does.
+
+    A study may be about another of the paper's tables than the one that the row stands in first.
+    """
     row = RUNS.get(key, (key, None))[1]
+    if study in STUDIES:
+        row = STUDIES[study].published.get(key, row)
     table = published.get(records[0].content["data"]["name"])
     if row is None or table is None or row not in table["rows"]:
         return None
@@ -287,12 +292,12 @@ def _study(
 ) -> list[str]:
     parts = [f"## {STUDIES[study].title if study in STUDIES else study}", _data(records)]
     parts += [STUDIES[study].note] if study in STUDIES and STUDIES[study].note else []
-    parts += ["### Test", _means(records, "test", published)] if over_seeds(records, "test") else []
+    parts += ["### Test", _means(records, "test", published, study)] if over_seeds(records, "test") else []
     parts += ["### Test, some of the rows", _groups(records)] if _has_groups(records) else []
     parts += ["### Interests, test", _interests(records)] if _with_interests(records) else []
     if _with_distribution(records):
         parts += ["### Generated and true embeddings, test", _distributions(records, published)]
-    parts += ["### Validation", _means(records, "valid", {})] if over_seeds(records, "valid") else []
+    parts += ["### Validation", _means(records, "valid", {}, study)] if over_seeds(records, "valid") else []
     parts += ["### Single runs, test, with 95 % intervals", _intervals(records)] if over_seeds(records, "test") else []
     for panel, rows in _points([record for record in records if record.study == study]).items():
         parts += [f"### {panel}", _panel(rows, records, published)]
@@ -317,11 +322,11 @@ def _data(records: Sequence[Record]) -> str:
     )
 
 
-def _means(records: Sequence[Record], part: str, published: Mapping[str, Any]) -> str:
+def _means(records: Sequence[Record], part: str, published: Mapping[str, Any], study: str) -> str:
     rows = []
     for key, values in over_seeds(records, part).items():
         own = [record for record in records if key in record.evaluations(part)]
-        printed = published_for(published, own, key)
+        printed = published_for(published, own, key, study)
         title = RUNS.get(key, (key,))[0]
         if printed is not None:
             cells = (_printed(printed[1], metric) for metric in values)

@@ -100,6 +100,8 @@ class Study:
     """Other studies on the same data, whose runs are tested as well."""
     beside: tuple[str, ...] = ()
     """Runs of those other studies that the tables of this one show as well."""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """Run -> its row in `published.json` here, where the table that the study is about prints another than its own."""
     seeds: tuple[int, ...] | None = None
     """The seeds that it is about; None: all that the compared model has."""
     parts: tuple[Part, ...] = ("valid", "test")
@@ -297,6 +299,7 @@ def _of_aligndiff(
         runs=_parts_of_aligndiff(data_set, slow),
         joined_by=(name,),
         beside=("aligndiff",),
+        published={"aligndiff": "AlignDiff in Table 3"},
         note="Rows of AlignDiff's Table 3 with the settings and budget of the study above.",
     )
     return {name: models, f"{name}-ablation": parts}

@@ -338,7 +338,11 @@ def test_studies_name_what_exists():
             experiment = configure(run.recipe, dict(run.options), 0)
             for reading in run.readings.values():
                 assert override(experiment, reading.options) != experiment
-            for row in [run.published, *(reading.published for reading in run.readings.values())]:
+            for row in [
+                run.published,
+                *(reading.published for reading in run.readings.values()),
+                *study.published.values(),
+            ]:
                 assert row is None or study.redrawn or row in PUBLISHED[study.data]["rows"]
 
 

@@ -88,7 +88,7 @@ def slow_prediction(model: DiffuRec, history: list[int], key: int, x_t: Tensor, 
     return F.layer_norm(network.dropout(x[-1]), (DIM,), network.norm.weight, network.norm.bias)
 
 
-VARIANTS = [{}, {"positions": True}, {"padding": "public_code"}]
+VARIANTS = [{}, {"positions": True}, {"padding": "public_code"}, {"positions": True, "padding": "public_code"}]
 
 
 @pytest.mark.parametrize("options", VARIANTS)

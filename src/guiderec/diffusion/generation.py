@@ -21,7 +21,7 @@ from torch import Tensor
 
 from guiderec.config import Part
 from guiderec.diffusion.affine import AffineChain, AffineDenoiser, compose_steps
-from guiderec.diffusion.guidance import Conditional, Conditions, GuidanceConfig
+from guiderec.diffusion.guidance import Conditional, Conditions, Denoiser, GuidanceConfig
 from guiderec.diffusion.samplers import Step, StepNoise, ddim_steps, ddpm_steps, walk
 from guiderec.diffusion.schedule import Schedule
 from guiderec.errors import ConfigError
@@ -61,6 +61,12 @@ def _from_noise(generation: Generation) -> Generation:
 
 SampledGeneration = Annotated[Generation, AfterValidator(_from_noise)]
 """How a denoiser that is not affine generates: from noise, since there is no closed form of the mean over it."""
+
+
+def sample(denoise: Denoiser, steps: Sequence[Step], noise: Noise, key: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """x0_hat (B, D) at the end of a chain from N(0, I). All noise is named by the row keys (B,) and its step."""
+    x_T = noise.normal(key, dim, "x_T", dtype)
+    return walk(denoise, x_T, steps, lambda t: noise.normal(key, dim, f"step/{t}", dtype))
 
 
 def step_noise(
@@ -120,10 +126,9 @@ class Generator:
         self, conditions: Conditions, guidance: GuidanceConfig, noise: Noise, key: Tensor, *, scale: float | None = None
     ) -> Tensor:
         """One sample per row, stepped; noise is named by the row keys (B,)."""
-        dim, dtype = conditions.toward.shape[-1], conditions.toward.dtype
-        x_T = noise.normal(key, dim, "x_T", dtype)
+        toward = conditions.toward
         denoise = guidance(self.denoiser, conditions, scale)
-        return walk(denoise, x_T, self.steps, lambda t: noise.normal(key, dim, f"step/{t}", dtype))
+        return sample(denoise, self.steps, noise, key, toward.shape[-1], toward.dtype)
 
     def mean(self, g: Tensor) -> Tensor:
         """The mean of x0_hat over all noise, under the extrapolated condition g (B, C)."""

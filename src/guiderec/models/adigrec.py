@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import Batch
-from guiderec.models.base import InterestConditioned, InterestConfig, InterestGuidance, ModelConfig
+from guiderec.models.base import InterestConditioned, InterestConfig, InterestGuidance, ModelConfig, require_divisors
 from guiderec.nn.attention import causal_mask
 from guiderec.nn.interests import SelfAttentiveInterests, best_interest, covariance_penalty, index_of_best
 from guiderec.nn.transformer import TransformerEncoder
@@ -113,8 +113,8 @@ class ADIGRecConfig(InterestConfig):
     @model_validator(mode="after")
     def _parts_fit(self) -> ADIGRecConfig:
         guidance = self.guidance
-        if not isinstance(guidance, Interests) and self.dim % guidance.heads:
-            raise ValueError(f"guidance.heads = {guidance.heads} does not divide dim = {self.dim}")
+        if not isinstance(guidance, Interests):
+            require_divisors(self.dim, {"guidance.heads": guidance.heads})
         if isinstance(guidance, Dynamic) and self.covariance > 0:
             raise ValueError("guidance 'g2' has no interests whose routing could be regularised: set covariance = 0")
         if isinstance(guidance, Both) and guidance.combine == "concat_k" and self.form == "per_interest":

@@ -41,13 +41,12 @@ from torch import Tensor, nn
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
 from guiderec.diffusion.energy import EnergyConfig, ScoreMatching
-from guiderec.diffusion.generation import Generation, SampledGeneration
+from guiderec.diffusion.generation import Generation, SampledGeneration, sample
 from guiderec.diffusion.guidance import ClassifierFree, Conditional, Conditions, Denoiser, Unguided, predict_under_each
 from guiderec.diffusion.objectives import draw, drop_condition
-from guiderec.diffusion.samplers import walk
 from guiderec.diffusion.schedule import ScheduleConfig, TruncatedLinear
 from guiderec.diffusion.sequence import BoundSequenceDenoiser, SequenceDenoiser
-from guiderec.models.base import EmbeddingRecommender, ModelConfig
+from guiderec.models.base import EmbeddingRecommender, ModelConfig, require_divisors
 from guiderec.nn.attention import two_sided_mask
 from guiderec.nn.buckets import by_history
 from guiderec.nn.dropout import Dropout
@@ -119,8 +118,7 @@ class AlignDiffConfig(ModelConfig):
         for name in ("heads", "tokens"):
             if (width := getattr(getattr(self.energy, "network", None), name, None)) is not None:
                 widths[f"energy.network.{name}"] = width
-        if wrong := [f"{name} = {width}" for name, width in widths.items() if self.dim % width]:
-            raise ValueError(f"{', '.join(wrong)} must divide dim = {self.dim}")
+        require_divisors(self.dim, widths)
         return self
 
 
@@ -187,11 +185,10 @@ class AlignDiff(EmbeddingRecommender):
         bind, energy = self.binder(noise), self.config.energy
 
         def generate(history: Tensor, rows: Tensor) -> Tensor:
-            key, dim, dtype = query.key[rows], self.config.dim, self.items.weight.dtype
+            key = query.key[rows]
             network, h = bind(history, key)
             denoise = energy.every_step(self.guided(network, h, query.guidance_scale), self.energy)
-            x_T = noise.normal(key, dim, "x_T", dtype)
-            x0_hat = walk(denoise, x_T, self.steps, lambda t: noise.normal(key, dim, f"step/{t}", dtype))
+            x0_hat = sample(denoise, self.steps, noise, key, self.config.dim, self.items.weight.dtype)
             return energy.at_end(x0_hat, self.energy)
 
         return self._by_history(query, generate)[:, None]

@@ -7,6 +7,7 @@ A model is constructed from its `Config` and the number of items, knows one devi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeGuard, runtime_checkable
 
@@ -41,6 +42,12 @@ class ModelConfig(Part):
     """Options of a model. Every subclass fixes `name` to the name of its file."""
 
     name: str
+
+
+def require_divisors(dim: int, widths: Mapping[str, int]) -> None:
+    """For validators of configurations: ValueError, naming all `widths` that do not divide `dim`."""
+    if wrong := [f"{name} = {width}" for name, width in widths.items() if dim % width]:
+        raise ValueError(f"{', '.join(wrong)} {'does' if len(wrong) == 1 else 'do'} not divide dim = {dim}")
 
 
 class Recommender(nn.Module):
@@ -218,8 +225,7 @@ class CausalConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Self:
-        if self.dim % self.heads:
-            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        require_divisors(self.dim, {"heads": self.heads})
         return self
 
 

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
-from guiderec.models.base import EmbeddingRecommender, ModelConfig
+from guiderec.models.base import EmbeddingRecommender, ModelConfig, require_divisors
 from guiderec.nn.attention import two_sided_mask
 from guiderec.nn.buckets import by_history
 from guiderec.nn.embedding import Counting, PositionEmbedding
@@ -117,8 +117,7 @@ class BERT4RecConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> BERT4RecConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        require_divisors(self.dim, {"heads": self.heads})
         return self
 
 

@@ -43,7 +43,7 @@ from guiderec.data.batch import PADDING, Batch, Query
 from guiderec.diffusion.process import q_sample
 from guiderec.diffusion.samplers import ddim_steps, walk
 from guiderec.diffusion.schedule import ScheduleConfig, SquareRoot
-from guiderec.models.base import EmbeddingRecommender, ModelConfig
+from guiderec.models.base import EmbeddingRecommender, ModelConfig, require_divisors
 from guiderec.nn.attention import causal_mask, two_sided_mask
 from guiderec.nn.buckets import by_history, by_length
 from guiderec.nn.contrastive import Similarity, info_nce
@@ -152,9 +152,7 @@ class CaDiRecConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> CaDiRecConfig:
-        for where, heads in (("heads", self.heads), ("context.heads", self.context.heads)):
-            if self.dim % heads:
-                raise ValueError(f"{where} = {heads} does not divide dim = {self.dim}")
+        require_divisors(self.dim, {"heads": self.heads, "context.heads": self.context.heads})
         return self
 
 

@@ -27,12 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guiderec.data.batch import PADDING, Batch, Query
-from guiderec.diffusion.generation import Generation, SampledGeneration
+from guiderec.diffusion.generation import Generation, SampledGeneration, sample
 from guiderec.diffusion.objectives import draw
-from guiderec.diffusion.samplers import walk
 from guiderec.diffusion.schedule import ScheduleConfig, TruncatedLinear
 from guiderec.diffusion.sequence import BoundSequenceDenoiser, SequenceDenoiser
-from guiderec.models.base import EmbeddingRecommender, ModelConfig
+from guiderec.models.base import EmbeddingRecommender, ModelConfig, require_divisors
 from guiderec.nn.attention import two_sided_mask
 from guiderec.nn.buckets import by_history
 from guiderec.nn.dropout import Dropout
@@ -74,8 +73,7 @@ class DiffuRecConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> DiffuRecConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        require_divisors(self.dim, {"heads": self.heads})
         return self
 
 
@@ -126,14 +124,13 @@ class DiffuRec(EmbeddingRecommender):
         """(B, 1, D): x0_hat at the end of the chain (Alg. 2)."""
 
         def generate(history: Tensor, rows: Tensor) -> Tensor:
-            key, dim, dtype = query.key[rows], self.config.dim, self.items.weight.dtype
+            key = query.key[rows]
             network = self.denoiser_of(history, key, noise)
 
             def denoise(x_t: Tensor, t: Tensor) -> Tensor:
                 return self.denoiser.norm(network(x_t, t))
 
-            x_T = noise.normal(key, dim, "x_T", dtype)
-            return walk(denoise, x_T, self.steps, lambda t: noise.normal(key, dim, f"step/{t}", dtype))
+            return sample(denoise, self.steps, noise, key, self.config.dim, self.items.weight.dtype)
 
         return self._by_history(query, generate)[:, None]
 
@@ -142,7 +139,8 @@ class DiffuRec(EmbeddingRecommender):
         mask = history != PADDING
         vectors = self.items(history)
         if self.positions is not None:
-            vectors = vectors + self.positions(mask)
+            counted = mask if self.config.padding == "masked" else torch.ones_like(mask)  # padding is an item there
+            vectors = vectors + self.positions(counted)
         items = self.item_norm(self.item_dropout(vectors))
         visible = two_sided_mask(mask) if self.config.padding == "masked" else _padding_queries_see_all(mask, items)
         return self.denoiser.on(items, visible, key, noise)

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from guiderec.config import Part
 from guiderec.data.batch import PADDING, Batch, Query
-from guiderec.models.base import ModelConfig, Recommender
+from guiderec.models.base import ModelConfig, Recommender, require_divisors
 from guiderec.nn.attention import causal_mask
 from guiderec.nn.buckets import by_history
 from guiderec.nn.dropout import Dropout
@@ -125,8 +125,7 @@ class STOSAConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> STOSAConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        require_divisors(self.dim, {"heads": self.heads})
         return self
 
 
