@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from guiderec.recipes.aligndiff import SWEEPS
+from guiderec.recipes.experiment import recall_and_ndcg
 
 Options = Mapping[str, Any]
 Part = Literal["valid", "test"]
@@ -257,7 +258,7 @@ def _leave_one_out(data_set: str, epochs: int, slow: Options) -> dict[str, Run]:
             },
         ),
     }
-    untrained = {"metrics": [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]}
+    untrained = {"metrics": list(recall_and_ndcg(5, 10, 20))}
     runs.update({name: replace(runs[name], options=untrained) for name in ("popularity", "markov")})
     for name in ("gru4rec", "caser", "sasrec", "bert4rec", "stosa", "svae", "acvae", "guided-sasrec"):
         runs[name] = runs[name].with_options(training__epochs=epochs)
@@ -314,7 +315,7 @@ PART_OF_THE_ROWS: Options = {
 """YooChoose: of 427,129 training rows as many for each epoch as Zhihu has."""
 
 UNTRAINED: Options = {
-    "metrics": [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20, 50)],
+    "metrics": list(recall_and_ndcg(5, 10, 20, 50)),
     "training.metric": "ndcg@20",
 }
 """What makes the recipes without training comparable with the others on sessions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guiderec.models.acvae import ACVAEConfig
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
 
@@ -17,7 +17,7 @@ def beauty_leave_one_out() -> Experiment:
     training = Training(
         batch_size=256, learning_rate=1e-3, weight_decay=1e-2, epochs=100, patience=10, metric="ndcg@10"
     )
-    metrics = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+    metrics = recall_and_ndcg(5, 10, 20)
     return Experiment(model=model, training=training, max_length=50, training_rows="windows", metrics=metrics)
 
 
@@ -37,13 +37,13 @@ def movielens_1m_leave_one_out() -> Experiment:
 def beauty_leave_one_out_without_adversary() -> Experiment:
     """Ours: `beauty_leave_one_out` without the divergence: nothing keeps the latent vectors near N(0, I)."""
     base = beauty_leave_one_out()
-    return base.replace(model=base.model.replace(kl_weight=0.0))
+    return base.with_model(kl_weight=0.0)
 
 
 def beauty_leave_one_out_without_contrast() -> Experiment:
     """Ours: `beauty_leave_one_out` without the critic."""
     base = beauty_leave_one_out()
-    return base.replace(model=base.model.replace(contrast_weight=0.0))
+    return base.with_model(contrast_weight=0.0)
 
 
 def demo() -> Experiment:

@@ -11,10 +11,10 @@ from guiderec.config import Part, override
 from guiderec.diffusion.energy import Adversarial, GradientPenalty, MLPNetwork, NoEnergy, TransformerNetwork
 from guiderec.diffusion.guidance import ClassifierFree
 from guiderec.models.aligndiff import AlignDiffConfig, NoLevels
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
-METRICS = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+METRICS = recall_and_ndcg(5, 10, 20)
 
 
 class Sweep(NamedTuple):
@@ -63,7 +63,7 @@ def movielens_1m() -> Experiment:
     Table 3 prints other numbers for the same model, all below DiffuRec's: HR 16.3178, 25.4160, 36.7156; NDCG 11.0781,
     13.8907, 16.6183.
     """
-    return _with(beauty(), guidance=ClassifierFree(scale=0.1))
+    return beauty().with_model(guidance=ClassifierFree(scale=0.1))
 
 
 # ------------------------------------------------------------------------------------------------ Table 3
@@ -71,32 +71,32 @@ def movielens_1m() -> Experiment:
 
 def beauty_without_ml() -> Experiment:
     """AlignDiff, Table 3, Beauty, row "w/o ML": HR 5.8369, 7.8229, 10.3678; NDCG 4.1279, 4.7627, 5.3951. No h."""
-    return _with(beauty(), levels=NoLevels())
+    return beauty().with_model(levels=NoLevels())
 
 
 def toys_without_ml() -> Experiment:
     """AlignDiff, Table 3, Toys, row "w/o ML": HR 6.1585, 8.6638, 11.6357; NDCG 4.3922, 5.0992, 5.8229. No h."""
-    return _with(toys(), levels=NoLevels())
+    return toys().with_model(levels=NoLevels())
 
 
 def movielens_1m_without_ml() -> Experiment:
     """AlignDiff, Table 3, ML-1M, row "w/o ML": HR 16.1037, 24.8246, 36.2756; NDCG 10.5078, 13.5789, 16.2743. No h."""
-    return _with(movielens_1m(), levels=NoLevels())
+    return movielens_1m().with_model(levels=NoLevels())
 
 
 def beauty_without_en() -> Experiment:
     """AlignDiff, Table 3, Beauty, row "w/o EN": HR 5.7707, 7.9518, 10.7033; NDCG 4.1684, 4.8699, 5.5596. No energy."""
-    return _with(beauty(), energy=NoEnergy())
+    return beauty().with_model(energy=NoEnergy())
 
 
 def toys_without_en() -> Experiment:
     """AlignDiff, Table 3, Toys, row "w/o EN": HR 5.6382, 7.4221, 9.8330; NDCG 4.2255, 4.8007, 5.4072. No energy."""
-    return _with(toys(), energy=NoEnergy())
+    return toys().with_model(energy=NoEnergy())
 
 
 def movielens_1m_without_en() -> Experiment:
     """AlignDiff, Table 3, ML-1M, row "w/o EN": HR 15.8171, 24.5478, 35.6394; NDCG 10.3501, 13.1469, 15.9432."""
-    return _with(movielens_1m(), energy=NoEnergy())
+    return movielens_1m().with_model(energy=NoEnergy())
 
 
 # ------------------------------------------------------------------------------------------------ Table 4
@@ -159,12 +159,12 @@ def toys_correction_8_steps() -> Experiment:
 
 def beauty_gradient_penalty() -> Experiment:
     """AlignDiff, Table 7, Beauty, "GAD-GP": HR@5 5.6416, HR@10 7.8243, NDCG@5 3.9424, NDCG@10 4.6308."""
-    return _with(beauty(), energy=GradientPenalty())
+    return beauty().with_model(energy=GradientPenalty())
 
 
 def beauty_adversarial() -> Experiment:
     """AlignDiff, Table 7, Beauty, "GAD-Adv": HR@5 5.2649, HR@10 7.1526, NDCG@5 3.6451, NDCG@10 4.2107."""
-    return _with(beauty(), energy=Adversarial())
+    return beauty().with_model(energy=Adversarial())
 
 
 # ------------------------------------------------------------------------------------------------ ours
@@ -175,13 +175,9 @@ def beauty_public_sign() -> Experiment:
     return override(beauty(), {"model.energy.target": "code"})
 
 
-def _with(base: Experiment, **options: Part) -> Experiment:
-    return base.replace(model=base.model.replace(**options))
-
-
 def _with_energy(base: Experiment, **options: Part) -> Experiment:
     assert isinstance(base.model, AlignDiffConfig)
-    return _with(base, energy=base.model.energy.replace(**options))
+    return base.with_model(energy=base.model.energy.replace(**options))
 
 
 def _with_correction_steps(base: Experiment, steps: int) -> Experiment:

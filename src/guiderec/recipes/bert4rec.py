@@ -8,7 +8,7 @@ numbers say nothing of how they trained it.
 from __future__ import annotations
 
 from guiderec.models.bert4rec import BERT4RecConfig
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
 
@@ -36,7 +36,7 @@ def beauty_leave_one_out() -> Experiment:
 
     HR@5, 10, 20 2.1326, 3.7160, 5.7922; NDCG 1.3207, 1.8219, 2.3541.
     """
-    metrics = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+    metrics = recall_and_ndcg(5, 10, 20)
     return Experiment(
         model=BERT4RecConfig(dim=128, max_length=50),
         training=_training(epochs=200, metric="ndcg@10"),
@@ -59,7 +59,7 @@ def movielens_1m_leave_one_out() -> Experiment:
 
     HR@5, 10, 20 13.6393, 20.5675, 29.9479; NDCG 8.8922, 11.1251, 13.4763.
     """
-    return _with(beauty_leave_one_out(), masked=0.2, dropout=0.2)
+    return beauty_leave_one_out().with_model(masked=0.2, dropout=0.2)
 
 
 # ------------------------------------------------------------------------------------------------------------- ours
@@ -67,7 +67,7 @@ def movielens_1m_leave_one_out() -> Experiment:
 
 def beauty_newest_only() -> Experiment:
     """Ours: BERT4Rec that is always asked for the newest item, as a request asks: what is left without Cloze."""
-    return _with(beauty(), newest_only=1.0)
+    return beauty().with_model(newest_only=1.0)
 
 
 def demo() -> Experiment:
@@ -90,7 +90,3 @@ def _training(*, epochs: int, metric: str) -> Training:
         patience=20,
         metric=metric,
     )
-
-
-def _with(base: Experiment, **options: object) -> Experiment:
-    return base.replace(model=base.model.replace(**options))

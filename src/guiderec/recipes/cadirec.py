@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from guiderec.models.cadirec import CaDiRecConfig, Context, ReverseChain, SinglePrediction
 from guiderec.nn.next_item import CrossEntropy
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
-METRICS = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+METRICS = recall_and_ndcg(5, 10, 20)
 
 
 def beauty() -> Experiment:
@@ -47,29 +47,29 @@ def movielens_1m() -> Experiment:
 
 def beauty_single_prediction() -> Experiment:
     """Ours: CaDiRec whose views come from one prediction at a random step, as in the public code."""
-    return _with(beauty(), views=SinglePrediction())
+    return beauty().with_model(views=SinglePrediction())
 
 
 def beauty_shared_gaps() -> Experiment:
     """Ours: CaDiRec whose two views have the same gaps, filled by the chain."""
-    return _with(beauty(), views=ReverseChain(gaps="shared"))
+    return beauty().with_model(views=ReverseChain(gaps="shared"))
 
 
 def beauty_gap_in_every_history() -> Experiment:
     """Ours: CaDiRec with a gap in every history; the ratio alone leaves three of five histories of Beauty without."""
     base = beauty()
     assert isinstance(base.model, CaDiRecConfig)
-    return _with(base, masking=base.model.masking.replace(at_least=1))
+    return base.with_model(masking=base.model.masking.replace(at_least=1))
 
 
 def beauty_without_contrast() -> Experiment:
     """Ours: CaDiRec without views, what SASRec gains from sharing its items with the diffusion model alone."""
-    return _with(beauty(), contrast_weight=0.0)
+    return beauty().with_model(contrast_weight=0.0)
 
 
 def beauty_cross_entropy() -> Experiment:
     """Ours: CaDiRec on a backbone that is trained as it deserves, by cross-entropy over all items."""
-    return _with(beauty(), objective=CrossEntropy())
+    return beauty().with_model(objective=CrossEntropy())
 
 
 def _authors(model: CaDiRecConfig, *, epochs: int) -> Experiment:
@@ -80,7 +80,3 @@ def _authors(model: CaDiRecConfig, *, epochs: int) -> Experiment:
     return Experiment(
         model=model, training=training, max_length=model.max_length, training_rows="last", metrics=METRICS
     )
-
-
-def _with(base: Experiment, **options: object) -> Experiment:
-    return base.replace(model=base.model.replace(**options))

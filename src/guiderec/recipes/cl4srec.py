@@ -7,7 +7,7 @@ numbers, says nothing of how it trained it; its dropout, norms and width there a
 from __future__ import annotations
 
 from guiderec.models.cl4srec import CL4SRecConfig, Crop, Mask, Reorder
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
 
@@ -33,24 +33,24 @@ def toys() -> Experiment:
 
 def beauty_crop() -> Experiment:
     """Ours: CL4SRec on Beauty, both views by cropping, one of the three that its paper looks at alone."""
-    return _with(beauty(), augmentations=(Crop(),))
+    return beauty().with_model(augmentations=(Crop(),))
 
 
 def beauty_mask() -> Experiment:
     """Ours: CL4SRec on Beauty, both views by hiding items."""
-    return _with(beauty(), augmentations=(Mask(),))
+    return beauty().with_model(augmentations=(Mask(),))
 
 
 def beauty_reorder() -> Experiment:
     """Ours: CL4SRec on Beauty, both views by shuffling."""
-    return _with(beauty(), augmentations=(Reorder(),))
+    return beauty().with_model(augmentations=(Reorder(),))
 
 
 def beauty_leave_one_out() -> Experiment:
     """Ours: CL4SRec on Beauty under leave-one-out, the protocol of its own paper, with the rows of `sasrec`."""
     model = CL4SRecConfig(dim=128, layers=2, heads=2, dropout=0.4, norm="pre", max_length=50)
     training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=10, metric="ndcg@10")
-    metrics = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+    metrics = recall_and_ndcg(5, 10, 20)
     return Experiment(model=model, training=training, max_length=50, training_rows="windows", metrics=metrics)
 
 
@@ -59,7 +59,3 @@ def demo() -> Experiment:
     model = CL4SRecConfig(dim=64, layers=1, heads=2, dropout=0.1, norm="pre", max_length=10)
     training = Training(batch_size=256, learning_rate=3e-3, epochs=15, patience=3, metric="recall@10")
     return Experiment(model=model, training=training, metrics=("recall@10", "ndcg@10"))
-
-
-def _with(base: Experiment, **options: object) -> Experiment:
-    return base.replace(model=base.model.replace(**options))

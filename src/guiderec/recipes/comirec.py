@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from guiderec.models.comirec import ComiRecConfig, Routing, SelfAttentive
 from guiderec.nn.next_item import CrossEntropy
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
-SESSIONS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20, 50))
-LEAVE_ONE_OUT = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20))
+SESSIONS = recall_and_ndcg(5, 10, 20, 50)
+LEAVE_ONE_OUT = recall_and_ndcg(5, 10, 20)
 
 
 def zhihu() -> Experiment:
@@ -97,12 +97,12 @@ def movielens_1m_dr() -> Experiment:
 
 def zhihu_full_softmax() -> Experiment:
     """Ours: ComiRec-SA on Zhihu with the softmax over all items, which a catalogue of this size affords."""
-    return _with(zhihu(), objective=CrossEntropy())
+    return zhihu().with_model(objective=CrossEntropy())
 
 
 def zhihu_covariance() -> Experiment:
     """Ours: ComiRec-SA on Zhihu with ADIGRec's regulariser of the routing, at its weight there, 1."""
-    return _with(zhihu(), covariance=1.0)
+    return zhihu().with_model(covariance=1.0)
 
 
 def demo() -> Experiment:
@@ -113,8 +113,4 @@ def demo() -> Experiment:
 
 
 def _dr(base: Experiment) -> Experiment:
-    return _with(base, extraction=Routing()).replace(training=base.training.replace(learning_rate=5e-3))
-
-
-def _with(base: Experiment, **options: object) -> Experiment:
-    return base.replace(model=base.model.replace(**options))
+    return base.with_model(extraction=Routing()).replace(training=base.training.replace(learning_rate=5e-3))

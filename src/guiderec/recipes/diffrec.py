@@ -9,10 +9,10 @@ from __future__ import annotations
 from guiderec.diffusion.schedule import LinearVariance
 from guiderec.models.diffrec import DiffRecConfig
 from guiderec.nn.profile import TimeWeighted
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
-METRICS = ("recall@5", "recall@10", "recall@20", "recall@50", "ndcg@5", "ndcg@10", "ndcg@20", "ndcg@50")
+METRICS = recall_and_ndcg(5, 10, 20, 50)
 
 
 def zhihu() -> Experiment:
@@ -43,32 +43,32 @@ def kuairec() -> Experiment:
 
 def zhihu_tdiffrec() -> Experiment:
     """Ours: T-DiffRec on Zhihu, profiles weighted from 0.1 for the oldest item to 1 for the newest."""
-    return _with(zhihu(), profile=TimeWeighted())
+    return zhihu().with_model(profile=TimeWeighted())
 
 
 def yoochoose_tdiffrec() -> Experiment:
     """Ours: T-DiffRec on YooChoose."""
-    return _with(yoochoose(), profile=TimeWeighted())
+    return yoochoose().with_model(profile=TimeWeighted())
 
 
 def kuairec_tdiffrec() -> Experiment:
     """Ours: T-DiffRec on KuaiRec."""
-    return _with(kuairec(), profile=TimeWeighted())
+    return kuairec().with_model(profile=TimeWeighted())
 
 
 def zhihu_next_item() -> Experiment:
     """Ours: DiffRec trained on pairs, from the history to the profile with the next item, at every position."""
-    return _with(zhihu(), answer="next_item").replace(training_rows="protocol")
+    return zhihu().with_model(answer="next_item").replace(training_rows="protocol")
 
 
 def zhihu_target() -> Experiment:
     """Ours: DiffRec trained to answer with the next item alone, so that the history does not come first in the list."""
-    return _with(zhihu(), answer="target").replace(training_rows="protocol")
+    return zhihu().with_model(answer="target").replace(training_rows="protocol")
 
 
 def yoochoose_target() -> Experiment:
     """Ours: DiffRec trained to answer with the next item alone, on YooChoose."""
-    return _with(yoochoose(), answer="target").replace(training_rows="protocol")
+    return yoochoose().with_model(answer="target").replace(training_rows="protocol")
 
 
 def demo() -> Experiment:
@@ -86,7 +86,3 @@ def _authors(model: DiffRecConfig) -> Experiment:
         batch_size=400, learning_rate=5e-5, epochs=1000, validate_every_epochs=5, patience=4, metric="ndcg@20"
     )
     return Experiment(model=model, training=training, max_length=10, training_rows="windows", metrics=METRICS)
-
-
-def _with(base: Experiment, **options: object) -> Experiment:
-    return base.replace(model=base.model.replace(**options))

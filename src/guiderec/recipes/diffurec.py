@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from guiderec.models.diffurec import DiffuRecConfig
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
-METRICS = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+METRICS = recall_and_ndcg(5, 10, 20)
 
 
 def beauty() -> Experiment:
@@ -35,20 +35,16 @@ def zhihu() -> Experiment:
     Percent, at 5, 10, 20, 50. The model of the authors' code at the width and window of ADIGRec, d = 64 and 10 items.
     """
     training = Training(batch_size=512, learning_rate=1e-3, epochs=100, patience=10, metric="ndcg@20")
-    metrics = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20, 50))
+    metrics = recall_and_ndcg(5, 10, 20, 50)
     model = DiffuRecConfig(dim=64, max_length=10)
     return Experiment(model=model, training=training, max_length=10, metrics=metrics)
 
 
 def beauty_public_code() -> Experiment:
     """DiffuRec as the public code computes it: items attend to padding, and padding is a class of the loss."""
-    return _with(beauty(), padding="public_code")
+    return beauty().with_model(padding="public_code")
 
 
 def beauty_positions() -> Experiment:
     """Ours: DiffuRec with the learned positions that its code creates and does not use."""
-    return _with(beauty(), positions=True)
-
-
-def _with(base: Experiment, **options: object) -> Experiment:
-    return base.replace(model=base.model.replace(**options))
+    return beauty().with_model(positions=True)

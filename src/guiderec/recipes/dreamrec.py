@@ -8,10 +8,10 @@ from __future__ import annotations
 from guiderec.diffusion.guidance import ClassifierFree
 from guiderec.diffusion.schedule import Exponential, Linear
 from guiderec.models.dreamrec import DreamRecConfig
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
-SESSIONS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20, 50))
+SESSIONS = recall_and_ndcg(5, 10, 20, 50)
 
 
 def beauty() -> Experiment:

@@ -7,7 +7,7 @@ Pairs, weights and temperature are those of the authors' code. ADIGRec's Table 2
 from __future__ import annotations
 
 from guiderec.models.duorec import DuoRecConfig
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
 
@@ -15,7 +15,7 @@ def zhihu() -> Experiment:
     """DuoRec, ADIGRec's Table 2, Zhihu: HR 0.46, 1.16, 2.06, 4.86; NDCG 0.28, 0.54, 0.74, 1.31."""
     model = DuoRecConfig(dim=64, layers=2, heads=2, dropout=0.4, norm="pre", max_length=10)
     training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=10, metric="ndcg@20")
-    metrics = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20, 50))
+    metrics = recall_and_ndcg(5, 10, 20, 50)
     return Experiment(model=model, training=training, max_length=10, metrics=metrics)
 
 
@@ -34,12 +34,12 @@ def kuairec() -> Experiment:
 
 def zhihu_dropout_pairs() -> Experiment:
     """Ours: DuoRec on Zhihu, contrasting two passes of a history and no others (`un` in the authors' code)."""
-    return _with(zhihu(), pairs="un")
+    return zhihu().with_model(pairs="un")
 
 
 def zhihu_fair_negatives() -> Experiment:
     """Ours: DuoRec on Zhihu, where rows with the same target are no negatives of each other."""
-    return _with(zhihu(), same_target_negatives="left_out")
+    return zhihu().with_model(same_target_negatives="left_out")
 
 
 def beauty() -> Experiment:
@@ -53,7 +53,7 @@ def beauty_leave_one_out() -> Experiment:
     """Ours: DuoRec on Beauty under leave-one-out, the protocol of its own paper: every prefix, as its code has it."""
     model = DuoRecConfig(dim=128, layers=2, heads=2, dropout=0.4, norm="pre", max_length=50)
     training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=10, metric="ndcg@10")
-    metrics = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+    metrics = recall_and_ndcg(5, 10, 20)
     return Experiment(model=model, training=training, max_length=50, training_rows="every_prefix", metrics=metrics)
 
 
@@ -62,7 +62,3 @@ def demo() -> Experiment:
     model = DuoRecConfig(dim=64, layers=1, heads=2, dropout=0.1, norm="pre", max_length=10)
     training = Training(batch_size=256, learning_rate=3e-3, epochs=15, patience=3, metric="recall@10")
     return Experiment(model=model, training=training, training_rows="every_prefix", metrics=("recall@10", "ndcg@10"))
-
-
-def _with(base: Experiment, **options: object) -> Experiment:
-    return base.replace(model=base.model.replace(**options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
@@ -30,6 +30,11 @@ def _names(metrics: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(metric.name for metric in parse_metrics(metrics))
     except ConfigError as error:
         raise ValueError(str(error)) from None
+
+
+def recall_and_ndcg(*cutoffs: int) -> tuple[str, ...]:
+    """`recall@5, recall@10, ..., ndcg@5, ndcg@10, ...`, what most papers print."""
+    return tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in cutoffs)
 
 
 class Experiment(Part):
@@ -59,6 +64,10 @@ class Experiment(Part):
     """What is reported."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seeds initialisation, dropout, noise and the order of rows."""
+
+    def with_model(self, **options: Any) -> Self:
+        """The same experiment with some options of its model changed."""
+        return self.replace(model=self.model.replace(**options))
 
     @field_validator("training")
     @classmethod

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from guiderec.models.gru4rec import BPRMax, GRU4RecConfig, SampledCrossEntropy
 from guiderec.nn.next_item import CrossEntropy
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
-SESSIONS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20, 50))
-LEAVE_ONE_OUT = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20))
+SESSIONS = recall_and_ndcg(5, 10, 20, 50)
+LEAVE_ONE_OUT = recall_and_ndcg(5, 10, 20)
 
 
 def beauty() -> Experiment:
@@ -56,7 +56,7 @@ def movielens_1m_leave_one_out() -> Experiment:
 
     Less dropout, since histories are long and items few.
     """
-    return _with(beauty_leave_one_out(), embedding_dropout=0.2)
+    return beauty_leave_one_out().with_model(embedding_dropout=0.2)
 
 
 def zhihu() -> Experiment:
@@ -91,17 +91,17 @@ def kuairec() -> Experiment:
 
 def beauty_sampled() -> Experiment:
     """Ours: `beauty` with the authors' cross-entropy: targets of the batch, 2048 drawn items, logQ."""
-    return _with(beauty(), objective=SampledCrossEntropy())
+    return beauty().with_model(objective=SampledCrossEntropy())
 
 
 def beauty_bpr_max() -> Experiment:
     """Ours: `beauty` with BPR-max, at the authors' parameters for Diginetica."""
-    return _with(beauty(), objective=BPRMax(alpha=0.3, bpreg=0.9, elu=1.0))
+    return beauty().with_model(objective=BPRMax(alpha=0.3, bpreg=0.9, elu=1.0))
 
 
 def zhihu_sampled() -> Experiment:
     """Ours: `zhihu` with the authors' cross-entropy."""
-    return _with(zhihu(), objective=SampledCrossEntropy())
+    return zhihu().with_model(objective=SampledCrossEntropy())
 
 
 def demo() -> Experiment:
@@ -109,7 +109,3 @@ def demo() -> Experiment:
     model = GRU4RecConfig(dim=64, dropout=0.1, max_length=10, objective=SampledCrossEntropy(samples=256))
     training = Training(batch_size=256, learning_rate=1e-2, epochs=15, patience=3, metric="recall@10")
     return Experiment(model=model, training=training, metrics=("recall@10", "ndcg@10"))
-
-
-def _with(base: Experiment, **options: object) -> Experiment:
-    return base.replace(model=base.model.replace(**options))

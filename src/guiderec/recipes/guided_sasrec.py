@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guiderec.models.guided_sasrec import GuidedSASRecConfig
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
 
@@ -38,7 +38,7 @@ def beauty_leave_one_out() -> Experiment:
     """Guided SASRec, Beauty, leave-one-out: encoder, rows, budget and selection of `sasrec:beauty_leave_one_out`."""
     model = GuidedSASRecConfig(dim=128, layers=2, heads=2, dropout=0.4, max_length=50)
     training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=10, metric="ndcg@10")
-    metrics = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+    metrics = recall_and_ndcg(5, 10, 20)
     return Experiment(model=model, training=training, max_length=50, training_rows="windows", metrics=metrics)
 
 
@@ -50,7 +50,7 @@ def toys_leave_one_out() -> Experiment:
 def movielens_1m_leave_one_out() -> Experiment:
     """Guided SASRec, ML-1M, leave-one-out; less dropout, as `sasrec:movielens_1m_leave_one_out`."""
     base = beauty_leave_one_out()
-    return base.replace(model=base.model.replace(dropout=0.2))
+    return base.with_model(dropout=0.2)
 
 
 def movielens_latest_small() -> Experiment:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from guiderec.models.ldiffrec import LDiffRecConfig
 from guiderec.nn.profile import TimeWeighted
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
-METRICS = ("recall@5", "recall@10", "recall@20", "recall@50", "ndcg@5", "ndcg@10", "ndcg@20", "ndcg@50")
+METRICS = recall_and_ndcg(5, 10, 20, 50)
 
 
 def zhihu() -> Experiment:
@@ -30,17 +30,17 @@ def kuairec() -> Experiment:
 
 def zhihu_time_weighted() -> Experiment:
     """LT-DiffRec: L-DiffRec over the time-weighted profiles of T-DiffRec."""
-    return _with(zhihu(), profile=TimeWeighted())
+    return zhihu().with_model(profile=TimeWeighted())
 
 
 def zhihu_one_encoder() -> Experiment:
     """Ours: L-DiffRec without clusters, one encoder for all items."""
-    return _with(zhihu(), clusters=1)
+    return zhihu().with_model(clusters=1)
 
 
 def zhihu_target() -> Experiment:
     """Ours: L-DiffRec trained to answer with the next item alone, so that the history does not come first."""
-    return _with(zhihu(), answer="target").replace(training_rows="protocol")
+    return zhihu().with_model(answer="target").replace(training_rows="protocol")
 
 
 def _authors(model: LDiffRecConfig) -> Experiment:
@@ -49,7 +49,3 @@ def _authors(model: LDiffRecConfig) -> Experiment:
         batch_size=400, learning_rate=5e-4, epochs=1000, validate_every_epochs=5, patience=4, metric="ndcg@20"
     )
     return Experiment(model=model, training=training, max_length=10, training_rows="windows", metrics=METRICS)
-
-
-def _with(base: Experiment, **options: object) -> Experiment:
-    return base.replace(model=base.model.replace(**options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guiderec.models.sasrec import SASRecConfig
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
 
@@ -30,7 +30,7 @@ def toys() -> Experiment:
 def beauty_last_position() -> Experiment:
     """SASRec with one target per user, the last item, as the user-split protocol trains: cross-entropy, d = 128."""
     base = beauty()
-    return base.replace(model=base.model.replace(predict="last_position"))
+    return base.with_model(predict="last_position")
 
 
 def beauty_leave_one_out() -> Experiment:
@@ -41,7 +41,7 @@ def beauty_leave_one_out() -> Experiment:
     """
     model = SASRecConfig(dim=128, layers=2, heads=2, dropout=0.4, max_length=50)
     training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=10, metric="ndcg@10")
-    metrics = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+    metrics = recall_and_ndcg(5, 10, 20)
     return Experiment(model=model, training=training, max_length=50, training_rows="windows", metrics=metrics)
 
 
@@ -59,7 +59,7 @@ def movielens_1m_leave_one_out() -> Experiment:
     AlignDiff's Table 2, in percent: HR@5, 10, 20 9.3812, 16.8941, 28.318; NDCG 5.3165, 7.7277, 10.5946.
     """
     base = beauty_leave_one_out()
-    return base.replace(model=base.model.replace(dropout=0.2))
+    return base.with_model(dropout=0.2)
 
 
 def zhihu() -> Experiment:
@@ -71,7 +71,7 @@ def zhihu() -> Experiment:
     """
     model = SASRecConfig(dim=64, layers=2, heads=2, dropout=0.4, max_length=10, predict="last_position")
     training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=10, metric="ndcg@20")
-    metrics = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20, 50))
+    metrics = recall_and_ndcg(5, 10, 20, 50)
     return Experiment(model=model, training=training, max_length=10, metrics=metrics)
 
 

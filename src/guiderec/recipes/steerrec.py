@@ -111,7 +111,7 @@ def beauty_every_prefix() -> Experiment:
 def beauty_two_sided() -> Experiment:
     """Ours: SteerRec with the negative prediction tied to its negatives, 1 to 8 random items per row."""
     base = beauty()
-    return base.replace(model=base.model.replace(training_negatives=OwnNegatives()))
+    return base.with_model(training_negatives=OwnNegatives())
 
 
 def demo() -> Experiment:
@@ -130,12 +130,12 @@ def demo() -> Experiment:
 def _without_png(base: Experiment) -> Experiment:
     assert isinstance(base.model, SteerRecConfig)
     assert isinstance(base.model.guidance, PositiveNegative)
-    return base.replace(model=base.model.replace(guidance=ClassifierFree(scale=base.model.guidance.scale)))
+    return base.with_model(guidance=ClassifierFree(scale=base.model.guidance.scale))
 
 
 def _without_gal(base: Experiment) -> Experiment:
-    return base.replace(model=base.model.replace(balance=0.0))
+    return base.with_model(balance=0.0)
 
 
 def _with_negatives(base: Experiment, negatives: HardNegatives) -> Experiment:
-    return base.replace(model=base.model.replace(negatives=negatives))
+    return base.with_model(negatives=negatives)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from guiderec.models.stosa import STOSAConfig
 from guiderec.nn.next_item import CrossEntropy
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
-METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20))
+METRICS = recall_and_ndcg(5, 10, 20)
 
 
 def beauty_leave_one_out() -> Experiment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guiderec.models.svae import SVAEConfig
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
 
@@ -17,7 +17,7 @@ def beauty_leave_one_out() -> Experiment:
     training = Training(
         batch_size=256, learning_rate=1e-3, weight_decay=5e-3, epochs=100, patience=10, metric="ndcg@10"
     )
-    metrics = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+    metrics = recall_and_ndcg(5, 10, 20)
     return Experiment(model=model, training=training, max_length=50, training_rows="windows", metrics=metrics)
 
 
@@ -37,7 +37,7 @@ def movielens_1m_leave_one_out() -> Experiment:
 def beauty_leave_one_out_next_item() -> Experiment:
     """Ours: `beauty_leave_one_out` with k = 1, what the protocol asks."""
     base = beauty_leave_one_out()
-    return base.replace(model=base.model.replace(next_k=1))
+    return base.with_model(next_k=1)
 
 
 def demo() -> Experiment:

@@ -7,7 +7,7 @@ weights are looked at as often as elsewhere.
 from __future__ import annotations
 
 from guiderec.models.tiger import ResidualKMeans, TIGERConfig
-from guiderec.recipes.experiment import Experiment
+from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
 
@@ -47,7 +47,7 @@ def beauty_leave_one_out() -> Experiment:
         training_rows="every_prefix",
         rows_per_epoch=20_000,
         validation_rows=5_000,
-        metrics=("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20"),
+        metrics=recall_and_ndcg(5, 10, 20),
     )
 
 
@@ -67,7 +67,7 @@ def toys_leave_one_out() -> Experiment:
 def beauty_k_means() -> Experiment:
     """Ours: TIGER on Beauty with ids from residual k-means of the content and not from RQ-VAE."""
     base = beauty()
-    return base.replace(model=base.model.replace(quantiser=ResidualKMeans()))
+    return base.with_model(quantiser=ResidualKMeans())
 
 
 def demo() -> Experiment:
