@@ -20,11 +20,11 @@ from guiderec.data.batch import Query
 from guiderec.data.prepared import resplit_users
 from guiderec.errors import CheckpointError, ConfigError
 from guiderec.evaluation.distribution import mmd
-from guiderec.files import held
+from guiderec.files import held, read_json
 from guiderec.recipes import run as runs
 from guiderec.rng import Noise
 from guiderec.training.checkpoint import load_tensors
-from guiderec.training.record import collect
+from guiderec.training.record import collect, read_log
 
 SMALL = {"model.dim": 8, "model.dropout": 0.0, "training.epochs": 1, "training.max_steps": 5}
 
@@ -166,6 +166,35 @@ def test_a_sample_of_validation_rows_is_the_same_for_every_seed(data):
     place = {sequence: row for row, sequence in enumerate(data.valid.sequence.tolist())}
     assert len(few[0][0]) == 7
     assert (few[0][1][:, 0] // 2).tolist() == [place[sequence] for sequence in few[0][0].sequence.tolist()]
+
+
+def test_weights_can_be_chosen_under_options_that_cost_less(data, tmp_path):
+    """Only what is measured changes: not a step of the training, and not what is stored."""
+    metrics, steps, models = [], [], []
+    for name, validated in (("whole", {}), ("cheap", {"generation.steps": 1})):
+        experiment = configure("steerrec:demo", {**SMALL, "validation_options": validated}, 0)
+        metrics.append(runs.train(experiment, data, tmp_path / name, progress=False).best_metrics)
+        steps.append([event["loss"] for event in read_log(tmp_path / name / "log.jsonl") if event["event"] == "step"])
+        models.append(read_json(tmp_path / name / "model/model.json"))
+    assert steps[0] == steps[1]
+    assert models[0] == models[1]
+    assert metrics[0] != metrics[1]
+    for name in ("whole", "cheap"):
+        assert runs.revalidated(tmp_path / name, data) == metrics[0]
+        assert runs.revalidated(tmp_path / name, data, {"model.generation.steps": 1}) == metrics[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation_options": {"generation.stepz": 1}}, "validation_options: .*stepz"),
+        ({"validation_options": {"dim": 32}}, "the weights would be others"),
+    ],
+)
+def test_options_of_the_validation_leave_the_weights_alone(data, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        runs.train(configure("steerrec:demo", options, 0), data, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "experiment.json").exists()
 
 
 def test_a_run_from_before_an_option_existed_can_be_continued(trained, data, tmp_path: Path):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from guiderec.config import Part
+from guiderec.config import Part, override
 from guiderec.errors import ConfigError
 from guiderec.evaluation.metrics import parse_metrics
 from guiderec.limits import MAX_SEED, beyond
@@ -56,6 +56,10 @@ class Experiment(Part):
     """Of more training rows, an epoch has a sample of so many, another one every time. None: all."""
     validation_rows: int | None = Field(None, ge=1)
     """Of more validation rows, a sample of so many, the same one every time, is ranked to choose the best weights."""
+    validation_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the model, dotted, under which the validation rows are ranked to choose the best weights, such as
+    fewer steps of a chain, where these cost much and choose alike: `{"generation.steps": 1}`. They leave the weights
+    alone. What is stored and evaluated is the model under its own options."""
     dislikes: Literal["none", "earlier", "shown", "unclicked"] = "none"
     """What the model is told that the user of an evaluation row dislikes, where the data are impressions: nothing; what
     the user passed over in earlier impressions; all that the impression shows, of which the target is one; or what of
@@ -80,6 +84,18 @@ class Experiment(Part):
     @classmethod
     def _known_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         return _names(metrics)
+
+    @model_validator(mode="after")
+    def _known_options(self) -> Experiment:
+        self.validated_model()
+        return self
+
+    def validated_model(self) -> ModelConfig:
+        """The model's options as they are when the validation rows are ranked."""
+        try:
+            return override(self.model, self.validation_options)
+        except ConfigError as error:
+            raise ValueError(f"validation_options: {error}") from None
 
     @model_validator(mode="after")
     def _model_takes_histories(self) -> Experiment:

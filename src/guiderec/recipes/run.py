@@ -34,17 +34,17 @@ from guiderec.model import Model
 from guiderec.models.base import Recommender
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import build
-from guiderec.rng import Noise, numpy_generator, seed_everything
+from guiderec.rng import Noise, numpy_generator, seed_everything, undisturbed
 from guiderec.steering.evaluate import STRENGTHS
 from guiderec.steering.evaluate import evaluate as evaluate_steering
 from guiderec.steering.procedure import Dislikes, Likes, standard
-from guiderec.training.checkpoint import save_tensors
+from guiderec.training.checkpoint import load_into, save_tensors
 from guiderec.training.distributed import from_first, join, sum_over_processes
 from guiderec.training.loop import GiveUp, Outcome, Validate, fit
 from guiderec.training.memory import keep_freed_memory
 from guiderec.training.record import environment
 
-_TRAINS = {"recipe", "training", "training_rows", "rows_per_epoch", "validation_rows", "seed"}
+_TRAINS = {"recipe", "training", "training_rows", "rows_per_epoch", "validation_rows", "validation_options", "seed"}
 _ALWAYS = {"training.accelerator"}
 """Options of an experiment that act in training alone, and one of `training` that evaluation reads too."""
 
@@ -75,12 +75,21 @@ def validation_rows(experiment: Experiment, dataset: Dataset) -> tuple[Rows, Ids
 
 
 def validation(experiment: Experiment, dataset: Dataset) -> Validate:
-    """What measures a model on the validation rows of an experiment: the metrics that choose its best weights."""
+    """What measures a model on the validation rows of an experiment: the metrics that choose its best weights.
+
+    Raises
+    ------
+    ConfigError
+        Where `validation_options` change the weights.
+    """
     rows, candidates, dislikes = validation_rows(experiment, dataset)
+    twin = _twin(experiment, dataset.n_items) if experiment.validation_options else None
 
     def validate(model: Recommender) -> Mapping[str, float]:
+        if twin is not None:
+            load_into(twin.to(model.device), model.state_dict(), "the model in training")
         return validation_metrics(
-            model,
+            model if twin is None else twin,
             rows,
             max_length=experiment.max_length,
             metrics=tuple(dict.fromkeys((experiment.training.metric, *experiment.metrics))),
@@ -91,6 +100,20 @@ def validation(experiment: Experiment, dataset: Dataset) -> Validate:
         )
 
     return validate
+
+
+def _twin(experiment: Experiment, n_items: int) -> Recommender:
+    """A model of the same weights under `validation_options`; those that it begins with are its own."""
+    with undisturbed():
+        model, twin = (build(config, n_items) for config in (experiment.model, experiment.validated_model()))
+    try:
+        load_into(twin, model.state_dict(), "the model")
+    except CheckpointError:
+        raise ConfigError(
+            f"validation_options = {experiment.validation_options}: the weights would be others.",
+            hint="only options that leave them alone, such as the steps of a sampler, can be other ones in validation",
+        ) from None
+    return twin.eval()
 
 
 def told(experiment: Experiment, dataset: Dataset, part: str) -> Ids | None:
@@ -139,6 +162,7 @@ def train(
     keep_freed_memory()
     seed_everything(experiment.seed)
     model = build(experiment.model, dataset.n_items)  # before anything is written: options may not fit each other
+    validate = validation(experiment, dataset)
     fabric = join(accelerator=experiment.training.accelerator, precision=experiment.training.precision)
     run.mkdir(parents=True, exist_ok=True)
     with held(run) if fabric.global_rank == 0 else nullcontext():
@@ -156,7 +180,7 @@ def train(
         outcome = fit(
             model,
             loader,
-            validation(experiment, dataset),
+            validate,
             experiment.training,
             run,
             seed=experiment.seed,
@@ -370,12 +394,13 @@ def steering(
 def revalidated(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
     """The metrics of the best weights of a run on its validation rows, under other options that keep the weights.
 
-    Nothing is written. Raises what `evaluate` raises for overrides and data that do not fit the run.
+    They are under the model's own options, whatever `validation_options` chose the weights by. Nothing is written.
+    Raises what `evaluate` raises for overrides and data that do not fit the run.
     """
     changed, model = _reopened(run, dataset, overrides)
     fabric = join(accelerator=changed.training.accelerator, precision="fp32")
     with torch.no_grad():
-        return dict(validation(changed, dataset)(model.to(fabric.device).eval()))
+        return dict(validation(changed.replace(validation_options={}), dataset)(model.to(fabric.device).eval()))
 
 
 def read_experiment(run: Path) -> Experiment:

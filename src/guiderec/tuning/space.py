@@ -79,6 +79,7 @@ _NOT_SEARCHED = {
     "recipe": "it is a name",
     "metrics": "it is what is measured",
     "validation_rows": "it is on what is measured, so that the trials could not be compared",
+    "validation_options": "it is how it is measured, so that the trials could not be compared",
     "dislikes": "it is what the model is told of the users, so that the trials could not be compared",
     "training.metric": "it is what is measured",
     "training.accelerator": "it is where a run is carried out",
