@@ -294,6 +294,16 @@ def test_an_option_given_twice_is_not_a_silent_choice():
     assert problem(parse_assignments, ["a=1", "b=2", "a=3"]) == "'a' is given twice: 1 and 3."
 
 
+class Open(Part):
+    anything: dict[str, int] = Field(default_factory=dict)
+    """Names of its own."""
+
+
+def test_an_option_with_names_of_its_own_is_one_option():
+    assert options(Open(anything={"a": 1})) == [("anything", {"a": 1}, "object", "Names of its own.")]
+    assert override(Open(), {"anything": '{"a": 2}'}).anything == {"a": 2}
+
+
 def test_options_say_what_every_path_is_and_may_be():
     found = {option.path: option for option in options(Whole(model=Model(guidance=Push())))}
     assert found["model.guidance.scale"] == ("model.guidance.scale", 4.0, "float, >= 0", "")

@@ -163,7 +163,7 @@ _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def _kind(annotation: Any) -> str:
-    """A type in words: `int`, `keep | mask`, `float | null`, `list of str`, and the names of parts."""
+    """A type in words: `int`, `keep | mask`, `float | null`, `list of str`, `object`, and the names of parts."""
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     if annotation is type(None):
@@ -172,6 +172,8 @@ def _kind(annotation: Any) -> str:
         return _tag(annotation) or annotation.__name__
     if get_origin(annotation) in (tuple, list):
         return f"list of {_kind(get_args(annotation)[0])}"
+    if get_origin(annotation) is dict:
+        return "object"
     if get_origin(annotation) is Annotated:
         return _kind(get_args(annotation)[0])
     if isinstance(annotation, type) and not get_args(annotation):
