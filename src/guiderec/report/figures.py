@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,8 +105,20 @@ def training_curves(run: Run, name: str) -> Picture | None:
 
 
 def metric_bars(runs: Sequence[Run], part: str = "test") -> list[Picture]:
-    """Means with their 95 % intervals, one panel per metric, one figure for each set of comparable runs."""
-    return [_metric_figure(group, names, part, number) for number, (group, names) in enumerate(comparable(runs, part))]
+    """Means with their 95 % intervals, one panel per metric, one figure for each set of comparable runs.
+
+    Runs without any metric in common have none.
+    """
+    return [
+        _metric_figure(group, names, part, number)
+        for number, (group, names) in enumerate(comparable(runs, part))
+        if _shared(run.evaluations[part].metrics for run in group)
+    ]
+
+
+def _shared(records: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The metrics that all records have."""
+    return set.intersection(*map(set, records))
 
 
 def option_curves(runs: Sequence[Run], part: str = "test") -> list[Picture]:
@@ -188,7 +200,7 @@ def _as_number(value: Any) -> float | None:
 def _option_figure(run: Run, name: str, sweep: Sweep, part: str, stem: str) -> Picture:
     values = list(sweep.points)
     records = [run.evaluations[each].metrics for each in sweep.points.values()]
-    metrics = headline(list(records[0]), set.intersection(*(set(record) for record in records)))
+    metrics = headline(list(records[0]), _shared(records))
     short = " ".join(sweep.option.split(".")[1:][-2:]).replace("_", " ")  # model.guidance.scale: guidance scale
     places = np.arange(len(values)) if _grows_by_factors(values) else np.array(values)
 
@@ -407,7 +419,7 @@ def _draw_validation(panel: Axes, x: NDArray[np.float64], y: NDArray[np.float64]
 
 def _metric_figure(runs: list[Run], names: list[str], part: str, number: int) -> Picture:
     records = [run.evaluations[part].metrics for run in runs]
-    metrics = headline(list(records[0]), set.intersection(*(set(record) for record in records)))
+    metrics = headline(list(records[0]), _shared(records))
     per_row = min(len(metrics), 2)
     rows = -(-len(metrics) // per_row)
 

@@ -217,6 +217,9 @@ def _lead(runs: Sequence[Run], part: str) -> list[str]:
     sentences = []
     for group, names in tables.comparable(runs, part):
         shared = set.intersection(*(set(run.evaluations[part].metrics) for run in group))
+        if not shared:
+            sentences.append(f"{', '.join(names)} have no metric in common.")
+            continue
         metric = headline(list(group[0].evaluations[part].metrics), shared)[0]
         values = [run.evaluations[part].metrics[metric] for run in group]
         best = max(range(len(group)), key=lambda i: values[i]["mean"])
