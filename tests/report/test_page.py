@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -120,6 +121,16 @@ def test_provenance_is_on_the_page(page: Page) -> None:
     ]
     for fact in [*facts, "400 users, 1,200 items, 5,200 interactions", "2.13.0", "1 min 15 s"]:
         assert str(fact) in page.words
+
+
+def test_runs_without_a_metric_in_common_have_a_page_that_says_so(make_run: MakeRun, tmp_path: Path) -> None:
+    paths = [make_run("s0", seed=0, epochs=0), make_run("s1", seed=1, epochs=0)]
+    record = paths[1] / "evaluation/test.json"
+    content = json.loads(record.read_text())
+    content["metrics"] = {f"{name}0": value for name, value in content["metrics"].items()}  # recall@50, ndcg@100
+    record.write_text(json.dumps(content))
+    written = write(paths, tmp_path / "out")
+    assert "have no metric in common" in Page(written.page.read_text(encoding="utf-8")).words
 
 
 def test_the_lead_names_the_best_run_and_admits_overlap(make_run: MakeRun, tmp_path: Path) -> None:
