@@ -13,6 +13,7 @@ import guiderec
 from guiderec import CheckpointError, ConfigError, DataError, Dataset, Experiment, GuideRecError, UserSplit, Vocabulary
 from guiderec.data.sequences import Sequences
 from guiderec.recipes import run as runs
+from guiderec.training.record import collect
 
 ITEMS = 12
 SMALL: dict[str, Any] = {
@@ -81,6 +82,16 @@ def test_a_run_goes_on_with_its_own_data_and_options_alone(dataset: Dataset, run
     with pytest.raises(CheckpointError, match="holds another experiment"):
         runs.train(experiment.replace(seed=4), dataset, run, resume=True, progress=False)
     assert runs.train(experiment, dataset, run, resume=True, progress=False).epochs == 1
+
+
+def test_fit_goes_on_with_a_run(dataset: Dataset, tmp_path: Path):
+    run = tmp_path / "run"
+    for steps in (2, 4):
+        options = {**SMALL, "training.max_steps": steps}
+        guiderec.fit("steerrec:demo", dataset, overrides=options, out=run, resume=True, progress=False)
+    assert collect(run)["training"]["steps"] == 4
+    with pytest.raises(ConfigError, match="resume=True needs the directory of a run"):
+        guiderec.fit("steerrec:demo", dataset, resume=True)
 
 
 def test_options_that_do_not_fit_leave_no_run_behind(dataset: Dataset, tmp_path: Path):

@@ -51,6 +51,7 @@ def fit(
     overrides: Mapping[str, Any] | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> Model:
     """Train a recipe on a split and return the best model by its validation metric.
@@ -67,15 +68,17 @@ def fit(
         Replaces the recipe's seed.
     out
         Run directory to keep (configuration, log, checkpoint, model). None keeps nothing but the returned model.
+    resume
+        Go on with the run in `out`, interrupted or given a larger budget; a run that is not there is begun.
 
     Raises
     ------
     ConfigError
-        For a recipe or option that does not exist, or a value that is impossible.
+        For a recipe or option that does not exist, a value that is impossible, and `resume` without `out`.
     DataError
         For no data, and a folder that holds no prepared split.
     CheckpointError
-        If `out` already holds a run.
+        If `out` already holds a run and `resume` is False, or it is another run.
     TrainingError
         When the loss is not finite.
     """
@@ -86,8 +89,10 @@ def fit(
         )
     dataset = data if isinstance(data, Dataset) else load(data)
     experiment = configure(recipe, overrides, seed)
+    if resume and out is None:
+        raise ConfigError("resume=True needs the directory of a run.", hint="name it with out=")
     if out is not None:
-        runs.train(experiment, dataset, Path(out), progress=progress)
+        runs.train(experiment, dataset, Path(out), resume=resume, progress=progress)
         return Model.from_pretrained(out)
     with tempfile.TemporaryDirectory() as scratch:
         runs.train(experiment, dataset, Path(scratch) / "run", progress=progress)

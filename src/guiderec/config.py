@@ -87,12 +87,12 @@ def override(part: PartT, changes: Mapping[str, Any]) -> PartT:
         *parents, field = path.split(".")
         node = _node(data, parents)
         if node is None or not field:
-            problems.append(f"'{path}' is not an option.{nearest(path, _paths(data))}")
+            problems.append(f"'{path}' is not an option.{nearest(path, flat(data))}")
             continue
         renamed = field == "name" and bool(parents) and _is_tagged(current, parents)
         if renamed:
             node.clear()
-        node[field] = _parse(value)
+        node[field] = parse(value)
         if renamed:
             try:  # fill in the defaults of the new part, so that paths into it exist
                 current = type(part).from_plain(data)
@@ -206,7 +206,8 @@ def _is_tagged(part: Any, parents: list[str]) -> bool:
     return not isinstance(part, BaseModel) or _tag(type(part)) is not None
 
 
-def _parse(value: Any) -> Any:
+def parse(value: Any) -> Any:
+    """A value as `override` reads it: text as typed on a command line is JSON where possible."""
     if not isinstance(value, str):
         return value
     try:
@@ -215,10 +216,12 @@ def _parse(value: Any) -> Any:
         return value
 
 
-def _paths(data: Any, prefix: str = "") -> list[str]:
-    if not isinstance(data, dict):
-        return [prefix.rstrip(".")]
-    return [path for key, value in data.items() for path in _paths(value, f"{prefix}{key}.")]
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Plain data with dotted names: `{"model": {"dim": 64}}` becomes `{"model.dim": 64}`."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------ error messages

@@ -18,7 +18,7 @@ from guiderec.cli.main import app
 from .conftest import Cli
 
 COMMANDS = {
-    "train": {"recipe", "--data", "--set", "--seed", "--out", "--resume", "--json"},
+    "train": {"recipe", "--data", "--set", "--metric", "--seed", "--out", "--resume", "--json"},
     "evaluate": {
         "run",
         "--data",
@@ -32,9 +32,10 @@ COMMANDS = {
         "--strengths",
         "--wish",
         "--interests",
+        "--overwrite",
         "--json",
     },
-    "distribution": {"run", "--data", "--part", "--noise-seed", "--set", "--label", "--json"},
+    "distribution": {"run", "--data", "--part", "--noise-seed", "--set", "--label", "--overwrite", "--json"},
     "recommend": {
         "run",
         "--history",
@@ -258,8 +259,22 @@ def test_a_fault_of_ours_keeps_its_traceback(cli: Cli, monkeypatch: pytest.Monke
 
 
 def test_what_is_trained_by_default_is_the_same_everywhere() -> None:
-    """The command names it again, because the help text may not load the library."""
+    """The help names it again, because it may not load the library."""
     from guiderec.api import DEFAULT_RECIPE
 
     command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
-    assert next(parameter.default for parameter in command.params if parameter.name == "recipe") == DEFAULT_RECIPE
+    default = next(parameter.show_default for parameter in command.params if parameter.name == "recipe")
+    assert default.startswith(f"{DEFAULT_RECIPE};")
+
+
+def test_a_run_goes_on_by_its_name_alone(cli: Cli, split: object, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    steps = "training.max_steps="
+    assert cli("train", "--resume", "--out", run, "--data", split).err == (
+        f"error: {run}: there is no run to go on with. Hint: name the recipe to begin one\n"
+    )
+    options = ("--set", "model.dim=8", "--set", f"{steps}2", "--metric", "mrr@10", "--seed", "5", "--json")
+    assert cli("train", "sasrec:demo", "--data", split, "--out", run, *options).json["steps"] == 2
+    done = cli("train", "--resume", "--out", run, "--data", split, "--set", f"{steps}3", "--json").json
+    assert (done["recipe"], done["seed"], done["steps"]) == ("sasrec:demo", 5, 3)
+    assert "mrr@10" in done["best_metrics"]

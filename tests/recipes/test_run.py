@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 from guiderec.api import Model, configure
 from guiderec.data import prepared, synthetic
@@ -23,6 +24,7 @@ from guiderec.evaluation.distribution import mmd
 from guiderec.files import held, read_json
 from guiderec.recipes import run as runs
 from guiderec.rng import Noise
+from guiderec.steering.procedure import parse_procedure
 from guiderec.training.checkpoint import load_tensors
 from guiderec.training.record import collect, read_log
 
@@ -98,19 +100,19 @@ def test_generated_vectors_are_measured_and_kept(trained, data):
     assert "test" in runs.evaluate(trained, data)["part"]  # the two kinds of records do not meet
 
 
-def test_generation_under_other_options_keeps_the_plain_one(trained, data):
-    plain = runs.distribution(trained, data, permutations=9)
+def test_generation_under_other_options_keeps_the_plain_one(measured, data):
+    plain = runs.distribution(measured, data, permutations=9)
     off = {"model.guidance.scale": 0.0}
     with pytest.raises(ConfigError, match="needs a label"):
-        runs.distribution(trained, data, overrides=off)
-    unguided = runs.distribution(trained, data, overrides=off, label="unguided", permutations=9)
+        runs.distribution(measured, data, overrides=off)
+    unguided = runs.distribution(measured, data, overrides=off, label="unguided", permutations=9)
     assert unguided["overrides"] == off
     assert unguided["mmd2"] != plain["mmd2"]
-    assert json.loads((trained / "distribution/test.json").read_text()) == plain
-    assert (trained / "distribution/test-unguided.safetensors").is_file()
+    assert json.loads((measured / "distribution/test.json").read_text()) == plain
+    assert (measured / "distribution/test-unguided.safetensors").is_file()
     other = resplit_users(data, seed=5, max_items=None)
     with pytest.raises(CheckpointError, match="was trained on the split"):
-        runs.distribution(trained, other)
+        runs.distribution(measured, other, permutations=9)
 
 
 @pytest.mark.slow
@@ -206,6 +208,121 @@ def test_a_run_from_before_an_option_existed_can_be_continued(trained, data, tmp
     assert runs.train(configure("steerrec:demo", SMALL, 0), data, older, resume=True, progress=False).steps == 5
     with pytest.raises(CheckpointError, match="another experiment"):
         runs.train(configure("steerrec:demo", SMALL, 1), data, older, resume=True, progress=False)
+
+
+FAST = {"model.dim": 8, "training.batch_size": 64, "training.patience": None}
+
+
+def test_a_run_with_a_larger_budget_goes_on_as_if_it_had_begun_so(data, tmp_path: Path):
+    short, long = ({**FAST, "training.epochs": epochs} for epochs in (1, 3))
+    for name, budgets in {"extended": (short, long), "whole": (long,)}.items():
+        for options in budgets:
+            experiment = configure("sasrec:demo", options, 0)
+            outcome = runs.train(experiment, data, tmp_path / name, resume=True, progress=False)
+        assert outcome.epochs == 3
+        assert runs.read_experiment(tmp_path / name) == experiment
+    extended, whole = (
+        load_tensors(tmp_path / name / "model" / "weights.safetensors") for name in ("extended", "whole")
+    )
+    assert all(torch.equal(extended[name], whole[name]) for name in whole)
+    curves = [collect(tmp_path / name)["training"]["curve"] for name in ("extended", "whole")]
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model.dim": 16}, "model.dim was 8, is 16"),
+        ({"training.learning_rate": 0.1}, "training.learning_rate was 0.003, is 0.1"),
+        ({"training.schedule": "cosine"}, "training.schedule was 'constant', is 'cosine'"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_options(data, tmp_path: Path, options, message):
+    run, short = tmp_path / "run", {**FAST, "training.epochs": 1}
+    runs.train(configure("sasrec:demo", short, 0), data, run, progress=False)
+    before = read_json(run / "experiment.json")
+    with pytest.raises(CheckpointError, match=message):
+        runs.train(configure("sasrec:demo", {**short, **options}, 0), data, run, resume=True, progress=False)
+    assert read_json(run / "experiment.json") == before
+
+
+def test_a_falling_learning_rate_has_the_budget_that_it_falls_over(data, tmp_path: Path):
+    falling = {**FAST, "training.schedule": "cosine", "training.epochs": 1}
+    runs.train(configure("sasrec:demo", falling, 0), data, tmp_path / "run", progress=False)
+    longer = configure("sasrec:demo", {**falling, "training.epochs": 2}, 0)
+    with pytest.raises(CheckpointError, match=r"training\.epochs was 1, is 2.*where the learning rate is constant"):
+        runs.train(longer, data, tmp_path / "run", resume=True, progress=False)
+
+
+def test_weights_that_were_measured_are_not_trained_further(data, tmp_path: Path):
+    run, short = tmp_path / "run", {**FAST, "training.epochs": 1}
+    runs.train(configure("sasrec:demo", short, 0), data, run, progress=False)
+    runs.evaluate(run, data)
+    longer = configure("sasrec:demo", {**short, "training.epochs": 2}, 0)
+    with pytest.raises(CheckpointError, match=r"have been measured \(evaluation\).* move .*evaluation elsewhere"):
+        runs.train(longer, data, run, resume=True, progress=False)
+    (run / "evaluation").rename(tmp_path / "of-one-epoch")
+    assert runs.train(longer, data, run, resume=True, progress=False).epochs == 2
+
+
+@pytest.fixture
+def measured(trained, tmp_path: Path) -> Path:
+    run = tmp_path / "measured"
+    shutil.copytree(trained, run)
+    for kind in runs.MEASUREMENTS:
+        shutil.rmtree(run / kind, ignore_errors=True)
+    return run
+
+
+def test_measuring_again_adds_metrics_and_keeps_interests(measured: Path, data):
+    first = runs.evaluate(measured, data, metrics=("recall@7", "mrr@3"), interests=True)
+    again = runs.evaluate(measured, data, metrics=("ndcg@2",))
+    assert again["cutoffs"] == [2, 3, 7]
+    assert {name: again["metrics"][name] for name in first["metrics"]} == first["metrics"]
+    assert (again["beyond"], again["interests"]) == (first["beyond"], first["interests"])
+    assert runs.evaluate(measured, data, metrics=("ndcg@2",), overwrite=True)["cutoffs"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seen": "mask"}, "seen was 'keep', is 'mask'"),
+        ({"noise_seed": 3}, "noise_seed was 0, is 3"),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_replaced(measured: Path, data, options, message):
+    runs.evaluate(measured, data)
+    before = read_json(measured / "evaluation" / "test.json")
+    with pytest.raises(CheckpointError, match=f"under other conditions: {message}"):
+        runs.evaluate(measured, data, **options)
+    assert read_json(measured / "evaluation" / "test.json") == before
+    runs.evaluate(measured, data, **options, label="other")
+    assert runs.evaluate(measured, data, **options, overwrite=True)["noise_seed"] == options.get("noise_seed", 0)
+
+
+def test_text_and_number_are_one_override(measured: Path, data):
+    written = runs.evaluate(measured, data, overrides={"model.guidance.scale": "0"}, label="off")
+    assert written["overrides"] == {"model.guidance.scale": 0}
+    runs.evaluate(measured, data, overrides={"model.guidance.scale": 0.0}, label="off")
+    with pytest.raises(CheckpointError, match="overrides was"):
+        runs.evaluate(measured, data, overrides={"model.guidance.scale": 1}, label="off")
+    runs.distribution(measured, data, overrides={"model.guidance.scale": 0.0}, label="off", permutations=9)
+    with pytest.raises(CheckpointError, match="permutations was 9, is 19"):
+        runs.distribution(measured, data, overrides={"model.guidance.scale": 0.0}, label="off", permutations=19)
+
+
+def test_steering_measured_again_keeps_the_other_procedures(measured: Path, data):
+    strengths = [0, 1]
+    wishes = [parse_procedure(wish) for wish in ("dislikes:item", "likes:item")]
+    both = runs.steering(measured, data, procedures=wishes, strengths=strengths)
+    rows = pl.read_parquet(measured / "steering" / "test.parquet")
+    again = runs.steering(measured, data, procedures=wishes[1:], strengths=strengths)
+    assert [each["name"] for each in again["procedures"]] == [each["name"] for each in reversed(both["procedures"])]
+    points = [{each["name"]: each["points"] for each in record["procedures"]} for record in (both, again)]
+    assert points[0] == points[1]
+    assert_frame_equal(pl.read_parquet(measured / "steering" / "test.parquet"), rows, check_row_order=False)
+    with pytest.raises(CheckpointError, match=r"strengths was \[0, 1\], is \[0, 2\]"):
+        runs.steering(measured, data, procedures=wishes, strengths=[0, 2])
 
 
 def test_a_run_that_is_being_trained_is_not_touched(data, tmp_path):

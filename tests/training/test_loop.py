@@ -150,7 +150,7 @@ def test_validations_in_epochs_and_at_the_end(tmp_path):
 
 def test_max_steps_ends_with_a_validation(tmp_path):
     _, outcome = train(tmp_path, SHORT.replace(max_steps=15))
-    assert (outcome.reason, outcome.steps, outcome.epochs) == ("max_steps", 15, 1)
+    assert (outcome.reason, outcome.steps, outcome.epochs) == ("max_steps", 15, 2)
     assert [e["step"] for e in events(tmp_path, "validation")] == [11, 15]
 
 

@@ -25,6 +25,9 @@ def distribution(
     label: Annotated[
         str | None, typer.Option("--label", help="Name of a record with --set: RUN/distribution/PART-LABEL.json.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a record of this name that was measured otherwise.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure how the vectors that a run generates are spread beside the true ones, and keep both in RUN/distribution.
@@ -36,7 +39,9 @@ def distribution(
     from guiderec.recipes.run import distribution as run_distribution
 
     overrides = parse_assignments(assignments or [])
-    record = run_distribution(run, api.load(data), part, noise_seed=noise_seed, overrides=overrides, label=label)
+    record = run_distribution(
+        run, api.load(data), part, noise_seed=noise_seed, overrides=overrides, label=label, overwrite=overwrite
+    )
 
     def show(console: Console) -> None:
         from guiderec.report import runs, tables

@@ -65,6 +65,9 @@ def evaluate(
         bool,
         typer.Option("--interests", help="Measure the interests of a model beside: how many, how routed, what lists."),
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a record of this name that was measured otherwise.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the best model of a run on every row of a part, and record it in RUN/evaluation.
@@ -81,7 +84,13 @@ def evaluate(
     if steering and metric:
         raise ConfigError("--steering has measures of its own.", hint="leave --metric out")
     if steering:
-        options = {"seen": seen, "noise_seed": noise_seed, "overrides": overrides, "label": label}
+        options = {
+            "seen": seen,
+            "noise_seed": noise_seed,
+            "overrides": overrides,
+            "label": label,
+            "overwrite": overwrite,
+        }
         _steering(run, data, part, _numbers(strengths), wishes, options, as_json)
         return
     if strengths is not None or wishes:
@@ -96,6 +105,7 @@ def evaluate(
         overrides=overrides,
         label=label,
         interests=interests,
+        overwrite=overwrite,
     )
 
     def show(console: Console) -> None:

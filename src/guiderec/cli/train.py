@@ -9,26 +9,47 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guiderec.cli.console import Json, answer
+from guiderec.errors import CheckpointError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from guiderec.recipes.experiment import Experiment
 
 
 def train(
     data: Annotated[Path, typer.Option("--data", help="Folder of a prepared split.", metavar="DIR")],
     recipe: Annotated[
-        str, typer.Argument(help="Name of a recipe, as `guiderec recipes` lists them.")
-    ] = "guided_sasrec:default",
+        str | None,
+        typer.Argument(
+            help="Name of a recipe, as `guiderec recipes` lists them.",
+            show_default="guided_sasrec:default; with --resume --out RUN, what RUN was begun with",
+        ),
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Replace an option of the recipe; may be repeated.", metavar="OPTION=VALUE"),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            metavar="METRIC",
+            help="Keep the weights that are best by this on the validation rows, as in ndcg@10.",
+            show_default="what the recipe names",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Replace the recipe's seed.")] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="RUN", help="Directory of the run.", show_default="runs/RECIPE-seedSEED"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with an interrupted run, or with a finished one that is given more steps."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a recipe on a split and keep the best model.
@@ -39,9 +60,11 @@ def train(
     from guiderec.config import parse_assignments
     from guiderec.recipes.run import train as run_training
 
-    experiment = api.configure(recipe, parse_assignments(changes or []), seed)
+    overrides = parse_assignments([*(changes or []), *([f"training.metric={metric}"] if metric else [])])
+    base = _begun(out) if resume and recipe is None and out else recipe or api.DEFAULT_RECIPE
+    experiment = api.configure(base, overrides, seed)
     dataset = api.load(data)
-    run = out or Path("runs") / f"{recipe.replace(':', '-')}-seed{experiment.seed}"
+    run = out or Path("runs") / f"{experiment.recipe.replace(':', '-')}-seed{experiment.seed}"
     try:
         outcome = run_training(experiment, dataset, run, resume=resume, progress=not as_json)
     except KeyboardInterrupt:
@@ -58,3 +81,12 @@ def train(
         console.print(f"Next: guiderec evaluate {run} --data {data}", markup=False, soft_wrap=True)
 
     answer({"run": run, "recipe": experiment.recipe, "seed": experiment.seed, **asdict(outcome)}, as_json, show)
+
+
+def _begun(run: Path) -> Experiment:
+    """The experiment of a run that is to go on."""
+    from guiderec.recipes.run import read_experiment
+
+    if not (run / "experiment.json").exists():
+        raise CheckpointError(f"{run}: there is no run to go on with.", hint="name the recipe to begin one")
+    return read_experiment(run)

@@ -16,7 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from guiderec.config import override
+from guiderec.config import flat, override, parse
 from guiderec.data import parquet
 from guiderec.data.dataset import Dataset
 from guiderec.data.loader import Loader
@@ -44,6 +44,8 @@ from guiderec.training.loop import GiveUp, Outcome, Validate, fit
 from guiderec.training.memory import keep_freed_memory
 from guiderec.training.record import environment
 
+MEASUREMENTS = ("evaluation", "distribution", "steering")
+"""Folders of a run that hold what was measured of its weights."""
 _TRAINS = {"recipe", "training", "training_rows", "rows_per_epoch", "validation_rows", "validation_options", "seed"}
 _ALWAYS = {"training.accelerator"}
 """Options of an experiment that act in training alone, and one of `training` that evaluation reads too."""
@@ -151,13 +153,14 @@ def train(
     """Train into the directory `run` and store the best model there as `run/model`.
 
     Under torchrun all processes call this; the first one writes. `give_up` is asked after every validation, and ends
-    the run with True.
+    the run with True. With `resume` an interrupted run goes on, and a finished one does if it is given a larger budget.
 
     Raises
     ------
     CheckpointError
-        If `run` already holds a run and `resume` is False, or `resume` is True and the stored experiment or the
-        fingerprint of its data differs; and while another process trains there.
+        If `run` already holds a run and `resume` is False, or `resume` is True and the data are others, or the
+        experiment is in more than its budget; for another budget where the weights have been measured already; and
+        while another process trains there.
     """
     keep_freed_memory()
     seed_everything(experiment.seed)
@@ -204,10 +207,12 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     label: str | None = None,
     interests: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the best model of a run on a part of the split; write and return `run/evaluation/<part>.json`.
 
-    Under torchrun the processes share the rows, and the result is that of one process.
+    Under torchrun the processes share the rows, and the result is that of one process. What an earlier call measured
+    under the same conditions, other metrics or the interests, is in the new record too.
 
     Parameters
     ----------
@@ -221,26 +226,32 @@ def evaluate(
     interests
         Also measure the interests behind the lists of the largest cutoff (`evaluation/interests.py`): `interests` in
         the record, and one line per row in `<part>.interests.parquet`.
+    overwrite
+        Replace a record of this name, whatever it was measured under.
 
     Raises
     ------
     CheckpointError
-        If the run was trained on other data, or an override changes the shape of the weights.
+        If the run was trained on other data, or an override changes the shape of the weights; where there is a record
+        of this name that was measured under other conditions (`seen`, `noise_seed`, `overrides`).
     ConfigError
         With `interests`, for a model that does not rank by vectors.
     """
     name = _named(part, label, overrides)
+    path = run / "evaluation" / f"{name}.json"
+    conditions = {"seen": seen or dataset.seen, "noise_seed": noise_seed, "overrides": _parsed(overrides)}
+    earlier = _earlier(path, conditions, overwrite)
     changed, model = _reopened(run, dataset, overrides)
     fabric = join(accelerator=changed.training.accelerator, precision="fp32")
     shared: dict[str, Any] = {
         "max_length": changed.max_length,
-        "seen": seen or dataset.seen,
+        "seen": conditions["seen"],
         "candidates": _candidates(dataset, part),
         "noise": Noise(noise_seed),
         "shard": (fabric.global_rank, fabric.world_size),
         "sum_over": partial(sum_over_processes, fabric),
     }
-    rows, chosen = dataset.part(part), parse_metrics(metrics or changed.metrics)
+    rows, chosen = dataset.part(part), parse_metrics([*(metrics or changed.metrics), *earlier.get("metrics", {})])
     model = model.to(fabric.device)
     found = None
     if interests:  # before the long part: a model may have none
@@ -257,11 +268,12 @@ def evaluate(
 
     def write() -> dict[str, Any]:
         evaluation.write(run, name)
-        path = run / "evaluation" / f"{name}.json"
-        record = {**read_json(path), "part": part, "overrides": dict(overrides or {})}
+        record = {**read_json(path), "part": part, "overrides": conditions["overrides"]}
         if found is not None:
             parquet.write(found.rows, interest_rows(run, name))
             record["interests"] = found.summary()
+        elif "interests" in earlier:
+            record["interests"] = earlier["interests"]
         write_json(path, record)
         return record
 
@@ -277,23 +289,28 @@ def distribution(
     permutations: int = PERMUTATIONS,
     overrides: Mapping[str, Any] | None = None,
     label: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Compare what the best model of a run generates with the true embeddings; write and return the record.
 
     `run/distribution/<part>.json` has MMD^2 with its p value (`evaluation/distribution.py`), `<part>.safetensors` the
     vectors `generated` (R, D) and `items` (I + 1, D), and the `target`, `user` and `key` of each row (R,).
-    `overrides` and `label` are those of `evaluate`. Under torchrun the processes share the rows.
+    `overrides`, `label` and `overwrite` are those of `evaluate`. Under torchrun the processes share the rows.
 
     Raises
     ------
     CheckpointError
-        If the run was trained on other data, or an override changes the shape of the weights.
+        If the run was trained on other data, or an override changes the shape of the weights; where there is a record
+        of this name that was measured under other conditions (`noise_seed`, `permutations`, `overrides`).
     ConfigError
         For a model that does not rank by vectors.
     DataError
         When most vectors are equal.
     """
     name = _named(part, label, overrides)
+    path = run / "distribution" / f"{name}.json"
+    conditions = {"noise_seed": noise_seed, "permutations": permutations, "overrides": _parsed(overrides)}
+    _earlier(path, conditions, overwrite)
     changed, model = _reopened(run, dataset, overrides)
     fabric = join(accelerator=changed.training.accelerator, precision="fp32")
     started = time.perf_counter()
@@ -314,14 +331,12 @@ def distribution(
             **discrepancy.to_plain(),
             "dim": vectors.shape[1],
             "interests": found.interests,
-            "noise_seed": noise_seed,
-            "overrides": dict(overrides or {}),
+            **conditions,
             "seconds": round(time.perf_counter() - started, 3),
         }
-        folder = run / "distribution"
-        folder.mkdir(exist_ok=True)
-        save_tensors(folder / f"{name}.safetensors", found.tensors())
-        write_json(folder / f"{name}.json", record)
+        path.parent.mkdir(exist_ok=True)
+        save_tensors(path.with_suffix(".safetensors"), found.tensors())
+        write_json(path, record)
         return record
 
     return from_first(fabric, write)
@@ -338,21 +353,33 @@ def steering(
     noise_seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
     label: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure how the best model of a run and its rivals honour dislikes and likes; write and return the record.
 
     `run/steering/<part>.json` has the curves (`steering/evaluate.py`), `<part>.parquet` the measures of every row.
-    `procedures` are the `standard` ones where None. `seen`, `overrides` and `label` are those of `evaluate`. Under
-    torchrun the first process measures and the others wait.
+    `procedures` are the `standard` ones where None; others that an earlier call measured under the same conditions
+    stay in the record. `seen`, `overrides`, `label` and `overwrite` are those of `evaluate`. Under torchrun the first
+    process measures and the others wait.
 
     Raises
     ------
     CheckpointError
-        If the run was trained on other data, or an override changes the shape of the weights.
+        If the run was trained on other data, or an override changes the shape of the weights; where there is a record
+        of this name that was measured under other conditions (`strengths`, `seen`, `noise_seed`, `overrides`).
     ConfigError
         For strengths that are negative or repeated, and categories of a column that the item table lacks.
     """
     name = _named(part, label, overrides)
+    path = run / "steering" / f"{name}.json"
+    treatment = seen or dataset.seen
+    conditions = {
+        "strengths": list(strengths),
+        "seen": treatment,
+        "noise_seed": noise_seed,
+        "overrides": _parsed(overrides),
+    }
+    earlier = _earlier(path, conditions, overwrite)
     changed, model = _reopened(run, dataset, overrides)
     unconditional = _classifier_free(run, dataset, overrides)
     fabric = join(accelerator=changed.training.accelerator, precision="fp32")
@@ -367,25 +394,27 @@ def steering(
                 part=part,
                 max_length=changed.max_length,
                 strengths=strengths,
-                seen=seen,
+                seen=treatment,
                 noise=Noise(noise_seed),
                 classifier_free=None if unconditional is None else unconditional.to(fabric.device),
             )
             for procedure in (standard(dataset.vocabulary) if procedures is None else procedures)
         ]
+        names = [each.name for each in found]
+        rows = pl.concat([each.rows.select(pl.lit(each.name).alias("procedure"), pl.all()) for each in found])
+        others = [each for each in earlier.get("procedures", []) if each["name"] not in names]
+        if others:
+            rows = pl.concat([rows, _steered_rows(path).filter(~pl.col("procedure").is_in(names))])
         record = {
             "part": part,
-            "strengths": list(strengths),
+            **conditions,
             "steers": model.steers,
-            "procedures": [each.summary() for each in found],
-            "overrides": dict(overrides or {}),
-            "seconds": round(time.perf_counter() - started, 3),
+            "procedures": [*(each.summary() for each in found), *others],
+            "seconds": round(time.perf_counter() - started + sum(each["seconds"] for each in others), 3),
         }
-        folder = run / "steering"
-        folder.mkdir(exist_ok=True)
-        rows = pl.concat([each.rows.select(pl.lit(each.name).alias("procedure"), pl.all()) for each in found])
-        parquet.write(rows, folder / f"{name}.parquet")
-        write_json(folder / f"{name}.json", record)
+        path.parent.mkdir(exist_ok=True)
+        parquet.write(rows, path.with_suffix(".parquet"))
+        write_json(path, record)
         return record
 
     return from_first(fabric, measure)
@@ -417,6 +446,38 @@ def _named(part: str, label: str | None, overrides: Mapping[str, Any] | None) ->
     return f"{part}-{label}" if label else part
 
 
+def _parsed(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Overrides as values, so that `"0"` from a command line and 0 are one."""
+    return {path: parse(value) for path, value in (overrides or {}).items()}
+
+
+def _earlier(path: Path, conditions: Mapping[str, Any], overwrite: bool) -> dict[str, Any]:
+    """The record that is to be replaced by one measured under the same conditions; nothing where there is none.
+
+    CheckpointError for a record of other conditions, unless it may be overwritten.
+    """
+    if overwrite or not path.exists():
+        return {}
+    record = read_json(path)
+    changed = [name for name, value in conditions.items() if name in record and record[name] != value]
+    if changed:
+        changes = "; ".join(f"{name} was {record[name]!r}, is {conditions[name]!r}" for name in changed)
+        raise CheckpointError(
+            f"{path}: holds what was measured under other conditions: {changes}.",
+            hint="give this one a label of its own (--label), or replace the other (--overwrite)",
+        )
+    return record
+
+
+def _steered_rows(record: Path) -> pl.DataFrame:
+    """The measures of every row beside a record of steering."""
+    path = record.with_suffix(".parquet")
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}.", hint="measure anew with --overwrite") from None
+
+
 def _reopened(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None) -> tuple[Experiment, Recommender]:
     """The experiment of a run under other options, and its best weights under them."""
     experiment = read_experiment(run)
@@ -441,16 +502,39 @@ def _claim(run: Path, experiment: Experiment, dataset: Dataset, resume: bool) ->
     """Write what the run is, or check on resuming that it is still the same."""
     stored = run / "experiment.json"
     if resume and stored.exists():
-        if read_experiment(run) != experiment:
-            raise CheckpointError(f"{run}: holds another experiment.", hint="resume with the options it was begun with")
         require_same_data(run, dataset)
+        before = read_experiment(run)
+        if before != experiment:
+            _require_other_budget_alone(run, before, experiment)
+            write_json(stored, experiment.to_plain())
         return
     if stored.exists():
-        raise CheckpointError(f"{run}: already holds a run.", hint="choose another --out, or continue it with --resume")
+        raise CheckpointError(
+            f"{run}: already holds a run.", hint="choose another directory (out), or go on with it (resume)"
+        )
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "data.json", describe(dataset, training_rows(experiment, dataset)))
     write_json(run / "environment.json", environment())
     write_json(stored, experiment.to_plain())
+
+
+def _require_other_budget_alone(run: Path, before: Experiment, now: Experiment) -> None:
+    """CheckpointError where a run cannot go on under `now`, or what was measured of it would no longer be its own."""
+    was, becomes = (flat({**each.to_plain(), "training": each.training.lasting()}) for each in (before, now))
+    changed = [name for name in {**was, **becomes} if was.get(name) != becomes.get(name)]
+    if changed:
+        changes = "; ".join(f"{name} was {was.get(name)!r}, is {becomes.get(name)!r}" for name in changed)
+        raise CheckpointError(
+            f"{run}: holds another experiment: {changes}.",
+            hint="resume with the options it was begun with; epochs, max_steps and patience may differ where the "
+            "learning rate is constant",
+        )
+    if found := [kind for kind in MEASUREMENTS if (run / kind).exists()]:
+        raise CheckpointError(
+            f"{run}: the weights of this run have been measured ({', '.join(found)}), and training it further "
+            "may replace them.",
+            hint=f"move {', '.join(str(run / kind) for kind in found)} elsewhere, or train another run",
+        )
 
 
 def require_same_data(run: Path, dataset: Dataset) -> None:

@@ -75,10 +75,24 @@ class Training(Part):
     checkpoint_every_steps: int | None = Field(None, ge=1)
     """Steps between checkpoints, besides those by time."""
 
+    def lasting(self) -> dict[str, Any]:
+        """The options that a resumed run must share: all that move a number of the steps already taken.
+
+        The budget is none of them, unless the learning rate falls towards its end.
+        """
+        free = _MAY_CHANGE if self.schedule == "constant" else _MAY_CHANGE - {"epochs", "max_steps"}
+        return {name: value for name, value in self.to_plain().items() if name not in free}
+
     def model_post_init(self, context: Any) -> None:
         """Check `betas` element by element."""
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"Training: 1 problem. 'betas' = {self.betas}: each must be in [0, 1).")
+
+
+_MAY_CHANGE = frozenset(
+    {"epochs", "max_steps", "patience", "accelerator", "checkpoint_every_seconds", "checkpoint_every_steps"}
+)
+"""Options of `Training` that a resumed run may change."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ class Outcome:
     reason: Literal["epochs", "max_steps", "patience", "given_up", "prepared"]
     """`given_up`: whoever watched the validations ended it; `prepared`: the model has no steps, `prepare` was all."""
     epochs: int
-    """Epochs finished."""
+    """Epochs begun, of which `max_steps` may have cut the last one short."""
     steps: int
     """Optimizer steps taken."""
     seconds: float
@@ -190,8 +204,9 @@ def fit(
     written_at = time.monotonic()
 
     def event(kind: str, **details: Any) -> None:
-        epoch = state.epoch + (state.batch > 0)  # from 1; 0 before the first step
-        log.write({"event": kind, "epoch": epoch, "step": state.step, "seconds": round(clock.seconds(), 3), **details})
+        log.write(
+            {"event": kind, "epoch": state.begun, "step": state.step, "seconds": round(clock.seconds(), 3), **details}
+        )
 
     def save() -> None:
         if first:
@@ -286,7 +301,7 @@ def fit(
     fabric.barrier()
     return Outcome(
         reason=reason,
-        epochs=state.epoch,
+        epochs=state.begun,
         steps=state.step,
         seconds=clock.seconds(),
         best_epoch=state.best_epoch,
@@ -322,6 +337,11 @@ class State:
     """Steps taken at the last validation."""
     given_up: bool = False
     """Whether the run was ended by whoever watched its validations."""
+
+    @property
+    def begun(self) -> int:
+        """Epochs begun: the number, from 1, of the one at work; 0 before the first step."""
+        return self.epoch + (self.batch > 0)
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any], where: Path) -> State:
@@ -406,10 +426,6 @@ def _fit_by_prepare(model: Recommender, validate: Validate, training: Training, 
 
 _OF_THE_LOADER = ("batch_size", "max_length", "seed", "shuffle", "rows_per_epoch")
 """What decides the batches of a step, beside the rows."""
-_MAY_CHANGE = frozenset(
-    {"epochs", "max_steps", "patience", "accelerator", "checkpoint_every_seconds", "checkpoint_every_steps"}
-)
-"""Options of `Training` that a resumed run may change: they move no number of the steps already taken."""
 
 
 def _identity(model: Recommender, loader: Loader, training: Training, seed: int) -> dict[str, Any]:
@@ -417,7 +433,7 @@ def _identity(model: Recommender, loader: Loader, training: Training, seed: int)
     return {
         **{f"model.{name}": value for name, value in model.config.to_plain().items()},
         "model.n_items": model.n_items,
-        **{f"training.{name}": value for name, value in training.to_plain().items() if name not in _MAY_CHANGE},
+        **{f"training.{name}": value for name, value in training.lasting().items()},
         **{f"loader.{name}": getattr(loader, name) for name in _OF_THE_LOADER},
         "loader.rows": len(loader.rows),
         "seed": seed,
