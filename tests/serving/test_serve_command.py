@@ -12,6 +12,7 @@ from guiderec import api
 from guiderec.cli import serve as command
 from guiderec.cli.main import app
 from guiderec.data import prepared, synthetic
+from guiderec.data.dataset import Vocabulary
 from guiderec.errors import CheckpointError
 from guiderec.recipes import run as runs
 from guiderec.serving.loaded import open_model
@@ -76,3 +77,23 @@ def test_an_interrupted_demo_is_taken_up_and_a_foreign_one_refused(tmp_path: Pat
     (run / "experiment.json").write_text((run / "experiment.json").read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(CheckpointError, match=f"The demo cannot go on: .* Hint: remove {tmp_path / 'demo'}"):
         command.prepare_demo(tmp_path / "demo")
+
+
+def test_histories_of_another_split_are_remarked_on(
+    tmp_path: Path, short_training: None, capsys: pytest.CaptureFixture[str]
+):
+    run, data = command.prepare_demo(tmp_path / "demo")
+    known = open_model(run).catalogue.vocabulary
+    capsys.readouterr()
+    assert len(command._people(data, run, known)) == 200
+    assert capsys.readouterr().err == ""
+    other = prepared.resplit_users(prepared.load(data), seed=5, max_items=None)
+    prepared.save(other, tmp_path / "other")
+    command._people(tmp_path / "other", run, known)
+    assert capsys.readouterr().err == (
+        f"note: {run} was trained on another split than {other.name}. The model does not know 0 of its 200 items.\n"
+    )
+    fewer = Vocabulary(other.vocabulary.raw[:150])
+    assert "does not know 50 of its 200 items, such as" in str(command._difference(run, other, fewer))
+    assert f"{run / 'model'} does not name its split" in str(command._difference(run / "model", other, fewer))
+    assert command._difference(run / "model", other, known) is None

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guiderec.errors import CheckpointError, ConfigError, ServingError
+from guiderec.files import read_json
 
 if TYPE_CHECKING:
+    from guiderec.data.dataset import Dataset, Vocabulary
     from guiderec.serving.people import People
 
 DEMO = Path("runs/serve-demo")
@@ -102,8 +104,9 @@ def _serve(
     feedback = FeedbackStore(database)
     try:
         metrics = Metrics()
+        model = open_model(run, index=index)
         service = Service(
-            open_model(run, index=index), feedback, _people(data), models=models, max_queue=max_queue,
+            model, feedback, _people(data, run, model.catalogue.vocabulary), models=models, max_queue=max_queue,
             max_batch=max_batch, watch=metrics,
         )  # fmt: skip
         app = create_app(service, metrics=metrics, api_key=key)
@@ -146,11 +149,30 @@ def prepare_demo(folder: Path) -> tuple[Path, Path]:
     return run, data
 
 
-def _people(data: Path | None) -> People:
+def _people(data: Path | None, run: Path, known: Vocabulary) -> People:
+    """The histories of a split; a line on stderr where it is not the one that the run was trained on."""
     from guiderec.data import prepared
     from guiderec.serving.people import People
 
-    return People.nobody() if data is None else People.of(prepared.load(data))
+    if data is None:
+        return People.nobody()
+    dataset = prepared.load(data)
+    if difference := _difference(run, dataset, known):
+        typer.echo(f"note: {difference}", err=True)
+    return People.of(dataset)
+
+
+def _difference(run: Path, dataset: Dataset, known: Vocabulary) -> str | None:
+    """What is to be said where histories come from another split than the model: its ids may mean other things."""
+    trained_on = read_json(run / "data.json").get("split_sha256") if (run / "data.json").exists() else None
+    missing = [item for item in dataset.vocabulary.raw if known.find(item) is None]
+    if trained_on == dataset.split_sha256 or (trained_on is None and not missing):
+        return None
+    foreign = (
+        f"{run} was trained on another split than {dataset.name}" if trained_on else f"{run} does not name its split"
+    )
+    unknown = f", such as {missing[0]!r}, which histories leave out" if missing else ""
+    return f"{foreign}. The model does not know {len(missing):,} of its {len(dataset.vocabulary):,} items{unknown}."
 
 
 def _listen(host: str, port: int) -> socket.socket:

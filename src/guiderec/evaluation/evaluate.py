@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import polars as pl
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from guiderec.data import parquet
@@ -313,7 +312,7 @@ def beyond_accuracy(listed: Ids, k: int, training_counts: Ids | None = None) -> 
     if training_counts is not None:
         counts = training_counts[1:]
         information = -np.log2(np.maximum(counts, 1) / max(1, counts.sum()))
-        percentile = (rankdata(counts) - 0.5) / len(counts)
+        percentile = (pl.Series(counts).rank("average").to_numpy() - 0.5) / len(counts)
         beyond[f"novelty@{k}"] = float(weight @ information)
         beyond[f"popularity@{k}"] = float(weight @ percentile)
     return beyond

@@ -62,23 +62,34 @@ def build(config: ModelConfig, n_items: int) -> Recommender:
 @cache
 def recipes() -> dict[str, Callable[[], Experiment]]:
     """All recipes by name: `steerrec:beauty` is the function `beauty` of `recipes/steerrec.py`."""
+    return {name: function for model in _models_with_recipes() for name, function in recipes_of(model).items()}
+
+
+@cache
+def recipes_of(model: str) -> dict[str, Callable[[], Experiment]]:
+    """The recipes of one model by name; none where there is no such model."""
+    if model not in _models_with_recipes():
+        return {}
+    module = importlib.import_module(f"guiderec.recipes.{model}")
+    return {
+        f"{model}:{name}": function
+        for name, function in vars(module).items()
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def _models_with_recipes() -> list[str]:
+    """In alphabetical order."""
     package = importlib.import_module("guiderec.recipes")
-    found: dict[str, Callable[[], Experiment]] = {}
-    for module_info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-        if module_info.name in _NOT_RECIPES:
-            continue
-        module = importlib.import_module(f"guiderec.recipes.{module_info.name}")
-        for name, function in vars(module).items():
-            if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
-                found[f"{module_info.name}:{name}"] = function
-    return found
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in _NOT_RECIPES)
 
 
 def recipe(name: str) -> Experiment:
     """The experiment of a recipe, by name. Raises ConfigError with the nearest name."""
-    if name not in recipes():
+    found = recipes_of(name.partition(":")[0])  # of one model, since all take a while to load
+    if name not in found:
         raise ConfigError(
             f"There is no recipe '{name}'.{nearest(name, recipes())}", hint="`guiderec recipes` lists all of them"
         )
-    experiment = recipes()[name]()
+    experiment = found[name]()
     return experiment.replace(recipe=name)

@@ -12,14 +12,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from guiderec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Losses = dict[str, Tensor]
 T = TypeVar("T")
@@ -35,6 +36,9 @@ def join(*, accelerator: Literal["auto", "cpu", "cuda"], precision: Literal["fp3
     ConfigError
         For an accelerator that this machine lacks.
     """
+    from lightning_fabric import Fabric  # here, since it takes as long to load as torch, and most commands do without
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces device and precision at INFO
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"

@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from pydantic import Field
 
 from guiderec.config import Part
@@ -29,6 +28,9 @@ from guiderec.training import checkpoint
 from guiderec.training.distributed import Computed, from_first, join
 from guiderec.training.monitor import Bars, Clock, Interruption, Log, Meter
 from guiderec.training.optim import Schedule, adamw, learning_rate_factor
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Validate = Callable[[Recommender], Mapping[str, float]]
 """Metrics of a model in `eval()` mode, the higher the better: `{"recall@5": 0.031, ...}`."""
