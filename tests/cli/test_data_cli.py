@@ -40,9 +40,12 @@ def test_describe_log(log, capsys):
     facts = plain(capsys, "data", "describe", log)
     assert (facts["users"], facts["items"], facts["interactions"]) == (40, 20, 320)
     assert facts["columns"] == ["user", "item", "time", "rating"]
+    names = {"user": "userId", "item": "movieId", "time": "timestamp", "rating": "rating"}
+    assert facts["source_columns"] == names
     assert main(["data", "describe", str(log)]) == 0
     text = capsys.readouterr().out
     assert "interactions  320 (density 40.0000%)" in text
+    assert "columns       user from 'userId', item from 'movieId', time from 'timestamp', rating from 'rating'" in text
     assert "time          2014-05-13T16:53:20+00:00 to 2014-05-13T23:53:20+00:00" in text
 
 
@@ -63,7 +66,8 @@ def test_prepare_describe_doctor(log, tmp_path, capsys):
     assert written["filters"] == [{"name": "k-core", "users": 2, "items": 2}]
     assert [written[part]["rows"] for part in ("train", "valid", "test")] == [32, 4, 4]
     described = plain(capsys, "data", "describe", folder)
-    assert {key: value for key, value in written.items() if key != "folder"} == described
+    assert {key: value for key, value in written.items() if key not in ("folder", "source_columns")} == described
+    assert written["source_columns"]["user"] == "userId"
     result = plain(capsys, "doctor", folder)
     assert result["healthy"] is True
     assert {finding["check"] for finding in result["findings"]} >= {"target-in-history", "cold-targets"}
@@ -76,6 +80,29 @@ def test_filters_are_applied(log, tmp_path, capsys):
     kept = pl.read_csv(log).filter(pl.col("rating") >= 3).filter(pl.len().over("userId") >= 4)
     assert rated["fingerprint"]["interactions"] == len(kept)
     assert [part["name"] for part in rated["filters"]] == ["minimum-rating", "minimum-length"]
+
+
+def test_prepare_says_which_columns_it_read(log, tmp_path, capsys):
+    assert main(["data", "prepare", str(log), str(tmp_path / "split"), "--rating", "rating"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("columns  user from 'userId', item from 'movieId', time from 'timestamp', rating from")
+
+
+def test_two_columns_of_users_are_an_error(log, tmp_path, capsys):
+    two = tmp_path / "two.csv"
+    pl.read_csv(log).with_columns(reviewerID=pl.lit("x")).write_csv(two)
+    assert main(["data", "prepare", str(two), str(tmp_path / "split")]) == 2
+    assert "'userId' and 'reviewerID' could both be 'user'. Hint: " in capsys.readouterr().err
+    assert main(["data", "prepare", str(two), str(tmp_path / "split"), "--user", "userId"]) == 0
+
+
+def test_empty_ratings_stop_only_who_uses_them(log, tmp_path, capsys):
+    holes = tmp_path / "holes.csv"
+    pl.read_csv(log).with_columns(rating=pl.when(pl.col("rating") > 1).then("rating")).write_csv(holes)
+    plain(capsys, "data", "prepare", holes, tmp_path / "split")
+    for option in ("--min-rating", "--dislike-at-most"):
+        assert main(["data", "prepare", str(holes), str(tmp_path / option), option, "2"]) == 2
+        assert "'rating' is empty or not a number in 64 of 320 rows (first: line 2" in capsys.readouterr().err
 
 
 def test_items_are_named(log, tmp_path, capsys):

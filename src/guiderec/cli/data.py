@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -151,6 +152,7 @@ def prepare(
         if given:
             what = "a split" if source.is_dir() else "a table of impressions"
             raise ConfigError(f"{source} is {what}, not a log: {', '.join(given)} cannot apply to it.")
+    read: dict[str, Any] = {}
     if source.is_dir():
         dataset = prepared.resplit(source, rule)
     elif isinstance(rule, Impressions):
@@ -160,6 +162,7 @@ def prepare(
         dataset = _split(log, rule, filters)
         if dislike_at_most is not None:
             dataset = with_dislikes(dataset, log, at_most=dislike_at_most)
+        read["source_columns"] = dict(log.source_columns)
     if name is not None:
         dataset = replace(dataset, name=name)
     if items is not None:
@@ -168,10 +171,12 @@ def prepare(
     split = describe_split(dataset)
 
     def show(console: Console) -> None:
+        if "source_columns" in read:
+            _print(console, {"columns": _columns(read["source_columns"])})
         _show_split(console, split)
         console.print(f"Written to {folder}. Next: guiderec doctor {folder}", markup=False, soft_wrap=True)
 
-    answer({"folder": folder, **split}, as_json, show)
+    answer({"folder": folder, **read, **split}, as_json, show)
 
 
 def _filters(duplicates: bool, rating: float | None, length: int | None, core: int | None) -> list[Any]:
@@ -222,7 +227,7 @@ def _show_log(console: Console, log: dict[str, Any]) -> None:
         console,
         {
             "log": log["source"],
-            "columns": ", ".join(log["columns"]),
+            "columns": _columns(log["source_columns"]),
             "users": f"{log['users']:,}",
             "items": f"{log['items']:,}",
             "interactions": f"{log['interactions']:,} (density {log['density']:.4%})",
@@ -232,6 +237,10 @@ def _show_log(console: Console, log: dict[str, Any]) -> None:
             "time": "none" if time is None else f"{time['first']} to {time['last']}",
         },
     )
+
+
+def _columns(read_from: Mapping[str, str]) -> str:
+    return ", ".join(f"{role} from '{column}'" for role, column in read_from.items())
 
 
 def _known(known: dict[str, Any] | None) -> str:

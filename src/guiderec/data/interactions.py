@@ -14,9 +14,10 @@ and raises one error that says where, what, how many and the first place. Everyt
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -32,17 +33,29 @@ TimeUnit = Literal["s", "ms", "us", "ns"]
 
 ALIASES: dict[Role, tuple[str, ...]] = {
     "user": (
-        *("user", "userid", "uid", "reviewerid", "customerid", "visitorid", "accountid", "memberid", "queryid"),
-        *("sessionid", "session"),
+        "user userid uid reviewerid customerid visitorid accountid memberid profileid playerid viewerid",
+        "username reviewername profilename",
+        "session sessionid usersession queryid",
     ),
     "item": (
-        *("item", "itemid", "iid", "movieid", "productid", "asin", "parentasin", "articleid", "newsid", "videoid"),
-        *("trackid", "songid", "bookid", "businessid", "gameid", "sku"),
+        "item itemid iid movieid filmid animeid productid asin parentasin sku isbn articleid clickarticleid newsid"
+        " videoid trackid traid songid bookid gameid recipeid beerid",
+        "artistid artid businessid venueid placeid poiid locationid appid",
     ),
-    "time": ("time", "timestamp", "ts", "datetime", "date", "unixreviewtime", "eventtime", "createdat"),
-    "rating": ("rating", "ratings", "score", "stars", "overall", "weight"),
+    "time": (
+        "timestamp ts datetime timems unixtime unixtimestamp unixreviewtime sorttimestamp eventtime eventtimestamp"
+        " clicktime clicktimestamp checkintime utctime createdat",
+        "time date reviewdate eventdate tdat",
+    ),
+    "rating": ("rating ratings score stars overall starrating bookrating userrating", "weight"),
 }
-"""Column names that are understood, the preferred first; case, spaces, `_`, `-` and a RecBole `:type` do not matter."""
+"""Column names that are understood; case, spaces, `_`, `-` and a RecBole `:type` do not matter.
+
+Names of one group are rivals: a log with two of them is an error. An earlier group is preferred: an event is a user's
+before a session's, of a track before its artist's, and `time` and `date` may be halves of what `timestamp` is whole.
+"""
+RECBOLE: dict[Role, str] = {"user": "userid", "item": "itemid", "time": "timestamp", "rating": "rating"}
+"""What RecBole reads by default; among columns with its `:type` these come first."""
 
 SPECIAL_IDS = frozenset({"[pad]", "<pad>", "[padding]", "<padding>", "[mask]", "<mask>", "[unk]", "<unk>"})
 """Texts that other programs use for padding and the like; compared in lower case."""
@@ -75,7 +88,8 @@ class Interactions:
     """A validated log, not yet loaded.
 
     `frame` has the columns `row`, `user` and `item` (each int64 or text) and, where known, `time` (int64 or float64,
-    `ticks` per second since 1970) and `rating` (float64), in the order of the source.
+    `ticks` per second since 1970) and `rating` (float64; null where it cannot be read, see `check_ratings`), in the
+    order of the source.
     """
 
     frame: pl.LazyFrame
@@ -89,6 +103,10 @@ class Interactions:
     ticks: int = 1
     filters: tuple[dict[str, Any], ...] = ()
     """Plain data of the filters that were applied, in order."""
+    source_columns: Mapping[str, str] = field(default_factory=dict)
+    """The column of the source that each role was read from."""
+    ratings: _Ratings | None = field(default=None, repr=False)
+    """What an error about ratings has to say."""
 
     @classmethod
     def read(
@@ -108,7 +126,8 @@ class Interactions:
         Parameters
         ----------
         user, item, time, rating
-            Names of the columns; without them common names are recognised (`ALIASES`).
+            Names of the columns; without them common names are recognised (`ALIASES`). Ratings are checked when they
+            are used (`check_ratings`), not before.
         time_unit
             Unit of times that are numbers. Dates and ISO texts need none; without a zone they are UTC.
         order
@@ -119,23 +138,42 @@ class Interactions:
         Raises
         ------
         DataError
-            For an unreadable or empty source, a missing column, a null or empty id, an id that stands for padding, a
-            time that cannot be read or lies before the year 1 or beyond the year 3000.
+            For an unreadable or empty source, a missing column or two that could be the same role, a null or empty
+            id, an id that stands for padding, a time that cannot be read or lies before the year 1 or beyond the year
+            3000.
         """
         frame, label, stem = _open(source)
         place = _Place(label, *_first_line(source))
         given: dict[Role, str | None] = {"user": user, "item": item, "time": time, "rating": rating}
         schema = _schema(frame, label)
-        found = _resolve(schema, given, label, skip={"time"} if order == "row" else set())
+        found, rivals = _resolve(schema, given, label, skip={"time"} if order == "row" else set())
         _refuse_repeated(found, schema, place)
-        frame = frame.select(*(pl.col(column).alias(role) for role, column in found.items())).with_row_index("row")
-        frame, ticks = _typed(frame, found, place, time_unit)
-        return cls(frame, label, name or stem, tuple(found), order, ticks)
+        raw = frame.select(*(pl.col(column).alias(role) for role, column in found.items())).with_row_index("row")
+        typed, ticks = _typed(raw, found, place, time_unit)
+        ratings = _Ratings(raw, found, rivals, place)
+        return cls(typed, label, name or stem, tuple(found), order, ticks, (), found, ratings)
 
     @property
     def has_time(self) -> bool:
         """Whether the log has a time column."""
         return "time" in self.columns
+
+    def check_ratings(self) -> None:
+        """Nothing, or a DataError: no column of ratings, two that could be it, or events without a readable rating."""
+        if "rating" not in self.columns:
+            raise _no_ratings(self.source, () if self.ratings is None else self.ratings.rivals)
+        bad = ~pl.col("rating").is_finite().fill_null(False)
+        counts = self.frame.select(rows=pl.len(), bad=bad.sum(), first=pl.col("row").filter(bad).min())
+        result = counts.collect(engine="streaming").row(0, named=True)
+        if result["bad"]:
+            raise self._unreadable_rating(result["rows"], result["bad"], result["first"])
+
+    def _unreadable_rating(self, rows: int, bad: int, first: int) -> DataError:
+        fault = "is empty or not a number"
+        if self.ratings is None:
+            return DataError(f"{self.source}: 'rating' {fault} in {bad:,} of {rows:,} rows.", hint=_HINTS[fault])
+        raw, found, place = self.ratings.raw, self.ratings.found, self.ratings.place
+        return _fault(raw, found, place, "rating", fault, _Count(rows, bad, first))
 
     def keep(self, condition: pl.Expr, by: Mapping[str, Any]) -> Interactions:
         """Only the events for which `condition` holds; `by` describes the filter in plain data."""
@@ -255,6 +293,17 @@ class _Place:
         return f"{self.unit} {row + self.first}"
 
 
+@dataclass(frozen=True)
+class _Ratings:
+    """What an error about ratings has to say: nobody looks at them before they are used."""
+
+    raw: pl.LazyFrame
+    found: Mapping[str, str]
+    rivals: tuple[str, ...]
+    """Columns that could all be the ratings."""
+    place: _Place
+
+
 def _first_line(source: Any) -> tuple[str, int]:
     """Text files are read with an editor, which counts lines from 1; frames are counted from 0."""
     suffix = _suffix(Path(source)) if isinstance(source, str | Path) else ""
@@ -324,16 +373,23 @@ def _plain(column: str) -> str:
     return re.sub(r"[^a-z0-9]", "", column.split(":")[0].lower())
 
 
-def _resolve(schema: pl.Schema, given: Mapping[Role, str | None], source: str, skip: set[str]) -> dict[str, str]:
-    """Column of each role that the log has."""
+def _resolve(
+    schema: pl.Schema, given: Mapping[Role, str | None], source: str, skip: set[str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Column of each role that the log has; and the columns that could all be the ratings, which need no other."""
     columns = schema.names()
     found: dict[str, str] = {}
+    rivals: tuple[str, ...] = ()
     for role, wanted in given.items():
         if role in skip:
             continue
-        column = _named(wanted, role, columns, source) if wanted is not None else _by_alias(role, columns, source)
-        if column is not None:
-            found[role] = column
+        candidates = _by_alias(role, columns) if wanted is None else [_named(wanted, role, columns, source)]
+        if len(candidates) == 1:
+            found[role] = candidates[0]
+        elif role == "rating":
+            rivals = tuple(candidates)
+        elif candidates:
+            raise _ambiguous(candidates, role, source)
     for role in ("user", "item"):
         if role not in found:
             near = nearest(role, [*map(_plain, columns), *columns])
@@ -341,7 +397,7 @@ def _resolve(schema: pl.Schema, given: Mapping[Role, str | None], source: str, s
                 f"{source}: no column for '{role}' (columns: {', '.join(columns)}).{near}",
                 hint=f'name it: {role}="..." (--{role} on the command line).',
             )
-    return found
+    return found, rivals
 
 
 def _named(wanted: str, role: str, columns: list[str], source: str) -> str:
@@ -352,17 +408,29 @@ def _named(wanted: str, role: str, columns: list[str], source: str) -> str:
     return wanted
 
 
-def _by_alias(role: Role, columns: list[str], source: str) -> str | None:
-    """The column with the most preferred alias."""
-    for alias in ALIASES[role]:
-        matches = [column for column in columns if _plain(column) == alias]
-        if len(matches) > 1:
-            raise DataError(
-                f"{source}: {' and '.join(map(repr, matches))} could both be '{role}'.", hint=f'name it: {role}="...".'
-            )
+def _by_alias(role: Role, columns: list[str]) -> list[str]:
+    """The columns with a name of the most preferred group; more than one is a question for the caller."""
+    for group in ALIASES[role]:
+        matches = [column for column in columns if _plain(column) in group.split()]
         if matches:
-            return matches[0]
-    return None
+            typed = [column for column in matches if ":" in column and _plain(column) == RECBOLE[role]]
+            return typed if len(typed) == 1 else matches
+    return []
+
+
+def _ambiguous(columns: Sequence[str], role: str, source: str) -> DataError:
+    names = f"{', '.join(map(repr, columns[:-1]))} and {columns[-1]!r}"
+    quantity = "both" if len(columns) == 2 else "all"
+    return DataError(
+        f"{source}: {names} could {quantity} be '{role}'.",
+        hint=f'name the one to read: {role}="{columns[0]}" (--{role} {quote(columns[0])} on the command line).',
+    )
+
+
+def _no_ratings(source: str, rivals: Sequence[str]) -> DataError:
+    if rivals:
+        return _ambiguous(rivals, "rating", source)
+    return DataError(f"{source}: no rating column.", hint='name it: rating="..." (--rating).')
 
 
 def _refuse_repeated(found: Mapping[str, str], schema: pl.Schema, place: _Place) -> None:
@@ -391,7 +459,7 @@ def _typed(
     if "time" in found:
         typed["time"], ticks = _time_expression(schema["time"], facts, ticks, found["time"], place)
     if "rating" in found:
-        typed["rating"] = pl.col("rating").cast(pl.Float64, strict=False)
+        typed["rating"] = _rating_expression(schema["rating"])
     result = frame.select("row", *(expression.alias(role) for role, expression in typed.items()))
     _check_values(frame, result, found, ticks, place)
     return result, ticks
@@ -433,6 +501,16 @@ def _id_expression(role: str, kind: pl.DataType, facts: Mapping[str, Any], colum
     raise DataError(f"{place.source}: '{column}' holds {kind}; ids are text or integers.")
 
 
+def _rating_expression(kind: pl.DataType) -> pl.Expr:
+    """`rating` as float64, null where it cannot be read."""
+    value = pl.col("rating")
+    if kind in (pl.String, pl.Categorical, pl.Enum):
+        return value.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+    if kind.is_numeric() or kind == pl.Boolean:
+        return value.cast(pl.Float64, strict=False)
+    return pl.lit(None, dtype=pl.Float64)
+
+
 def _time_expression(
     kind: pl.DataType, facts: Mapping[str, Any], ticks: int, column: str, place: _Place
 ) -> tuple[pl.Expr, int]:
@@ -457,7 +535,7 @@ def _time_expression(
 
 def _iso(text: pl.Expr) -> pl.Expr:
     """Dates and times in ISO 8601, in UTC; null for anything else."""
-    text = text.str.replace("T", " ").str.replace(r"\s*[zZ]$", "+00:00")
+    text = text.str.replace(r"\s*(?:[zZ]|UTC)$", "+00:00").str.replace("T", " ")
     zoned = text.str.replace(r"([+-]\d\d):?(\d\d)$", "$1$2")
     forms = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
     with_zone = [
@@ -484,14 +562,13 @@ def _check_values(raw: pl.LazyFrame, typed: pl.LazyFrame, found: Mapping[str, st
         faults["time", "is empty or cannot be read as a time"] = pl.col("time").is_null()
         faults["time", "lies before the year 1"] = pl.col("time") < _EARLIEST * ticks
         faults["time", "lies beyond the year 3000"] = pl.col("time") > _LATEST * ticks
-    if "rating" in found:
-        faults["rating", "is not a number"] = ~pl.col("rating").is_finite().fill_null(False)
     counts = [bad.fill_null(True).sum().alias(f"{role}\n{fault}") for (role, fault), bad in faults.items()]
     firsts = [pl.col("row").filter(bad.fill_null(True)).min().alias(f"{r}\n{f}\nrow") for (r, f), bad in faults.items()]
     result = _collect(typed.select(pl.len().alias("rows"), *counts, *firsts), place.source).row(0, named=True)
     for role, fault in faults:
-        if result[f"{role}\n{fault}"]:
-            raise _fault(raw, found, place, role, fault, result)
+        if bad := result[f"{role}\n{fault}"]:
+            count = _Count(result["rows"], bad, result[f"{role}\n{fault}\nrow"])
+            raise _fault(raw, found, place, role, fault, count)
 
 
 _HINTS = {
@@ -501,19 +578,27 @@ _HINTS = {
     "is empty or cannot be read as a time": "times are numbers, dates or ISO texts (2014-07-01T12:00:00Z).",
     "lies before the year 1": "remove these events, or read without times (--order row).",
     "lies beyond the year 3000": 'the unit is not seconds: time_unit="ms", "us" or "ns" (--time-unit).',
-    "is not a number": "remove these events, or leave the rating column out.",
+    "is empty or not a number": "remove these events, or do without the ratings (--min-rating, --dislike-at-most).",
 }
 
 
+@dataclass(frozen=True)
+class _Count:
+    """How often a fault occurs, and where first."""
+
+    rows: int
+    bad: int
+    first: int
+
+
 def _fault(
-    raw: pl.LazyFrame, found: Mapping[str, str], place: _Place, role: str, fault: str, result: Mapping[str, Any]
+    raw: pl.LazyFrame, found: Mapping[str, str], place: _Place, role: str, fault: str, count: _Count
 ) -> DataError:
     """The error for one kind of fault, with the first value as the source has it."""
-    row = result[f"{role}\n{fault}\nrow"]
-    first = _collect(raw.filter(pl.col("row") == row).head(1), place.source).row(0, named=True)
+    first = _collect(raw.filter(pl.col("row") == count.first).head(1), place.source).row(0, named=True)
     whose = "" if role == "user" else f", user {first['user']!r}"
     return DataError(
-        f"{place.source}: '{found[role]}' {fault} in {result[f'{role}{chr(10)}{fault}']:,} of {result['rows']:,} rows"
-        f" (first: {place.row(row)}{whose}, value {first[role]!r}).",
+        f"{place.source}: '{found[role]}' {fault} in {count.bad:,} of {count.rows:,} rows"
+        f" (first: {place.row(count.first)}{whose}, value {first[role]!r}).",
         hint=_HINTS[fault],
     )
