@@ -58,6 +58,9 @@ COMMANDS = {
         "--time",
         "--time-unit",
         "--order",
+        "--separator",
+        "--columns",
+        "--encoding",
         "--json",
     },
     "tune": {

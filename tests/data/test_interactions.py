@@ -205,8 +205,9 @@ def test_aliases(columns, expected):
 
 
 def resolve(columns):
+    place = module._Place("log")
     return module._resolve(
-        pl.Schema(dict.fromkeys(columns, pl.String)), dict.fromkeys(("user", "item", "time", "rating")), "log", set()
+        pl.Schema(dict.fromkeys(columns, pl.String)), dict.fromkeys(("user", "item", "time", "rating")), place, set()
     )
 
 
@@ -425,13 +426,14 @@ def test_files_that_are_no_logs(tmp_path):
         f"{tmp_path / 'event.csv'}: no such file. Hint: Did you mean 'events.csv'?"
     )
     (tmp_path / "log.xlsx").write_text("x")
-    assert "logs end in .csv, .tsv, .inter, .jsonl, .ndjson or .parquet, not '.xlsx'." in message(tmp_path / "log.xlsx")
+    assert message(tmp_path / "log.xlsx") == (
+        f"{tmp_path / 'log.xlsx'}: logs end in .csv, .tsv, .inter, .txt, .dat, .data, .jsonl, .ndjson or .parquet, not"
+        " '.xlsx'. Hint: if it is text, say what separates the fields: separator=\"...\" (--separator)."
+    )
     (tmp_path / "log.parquet").write_text("this is no Parquet")
     assert message(tmp_path / "log.parquet").startswith(f"{tmp_path / 'log.parquet'}: cannot be read (")
     (tmp_path / "log.jsonl").write_text("{not json\n")
     assert message(tmp_path / "log.jsonl").startswith(f"{tmp_path / 'log.jsonl'}: cannot be read (")
-    (tmp_path / "ragged.csv").write_text(HEAD + "1,2,3\n1,2,3,4,5\n")
-    assert message(tmp_path / "ragged.csv").startswith(f"{tmp_path / 'ragged.csv'}: cannot be read (")
     assert message([1, 2]) == "A log is a file or a Polars or pandas frame, not list."
 
 

@@ -35,6 +35,39 @@ Unit = Annotated[Literal["s", "ms", "us", "ns"], typer.Option("--time-unit", hel
 Order = Annotated[Literal["time", "row"], typer.Option("--order", help="What orders the events of a user.")]
 
 
+Separator = Annotated[
+    str | None,
+    typer.Option("--separator", help="What separates the fields of a text file: '::', ';', '|', '\\t'.",
+                 show_default="from the ending", metavar="TEXT"),
+]  # fmt: skip
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", help="Names of all fields of a text file without a header.",
+                 show_default="first line", metavar="NAME,NAME,..."),
+]  # fmt: skip
+Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a text file: utf-8, latin-1, ...")]
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """How to read a text file, as it was typed."""
+
+    separator: str | None = None
+    columns: str | None = None
+    encoding: str = "utf-8"
+
+    def options(self) -> dict[str, Any]:
+        """The same for the library: a typed backslash and t is a tab, names are a list."""
+        separator = None if self.separator is None else self.separator.replace("\\t", "\t")
+        columns = None if self.columns is None else [name.strip() for name in self.columns.split(",")]
+        return {"separator": separator, "columns": columns, "encoding": self.encoding}
+
+    def given(self, prefix: str = "--") -> list[str]:
+        """The options that were given."""
+        default = TextForm()
+        return [f"{prefix}{name}" for name, value in vars(self).items() if value != getattr(default, name)]
+
+
 @dataclass(frozen=True)
 class Source:
     """A log and how to read it, or a prepared split."""
@@ -44,18 +77,25 @@ class Source:
     """Columns of the log by role."""
     time_unit: Any
     order: Any
+    text: TextForm
 
     def read(self) -> Interactions | Dataset:
         """The log, lazily, or the split. ConfigError for columns of a split, which is no log."""
-        from guiderec.data.interactions import Interactions
         from guiderec.data.prepared import load
         from guiderec.errors import ConfigError
 
         if not self.path.is_dir():
-            return Interactions.read(self.path, **self.columns, time_unit=self.time_unit, order=self.order)
-        if given := [f"--{role}" for role, column in self.columns.items() if column]:
+            return self.log()
+        if given := [*(f"--{role}" for role, column in self.columns.items() if column), *self.text.given()]:
             raise ConfigError(f"{self.path} is a split, not a log: {', '.join(given)} cannot apply to it.")
         return load(self.path)
+
+    def log(self, name: str | None = None) -> Interactions:
+        """The log, lazily."""
+        from guiderec.data.interactions import Interactions
+
+        options: dict[str, Any] = {**self.columns, **self.text.options()}
+        return Interactions.read(self.path, **options, time_unit=self.time_unit, order=self.order, name=name)
 
 
 @app.command()
@@ -67,6 +107,9 @@ def describe(
     rating: Rating = None,
     time_unit: Unit = "s",
     order: Order = "time",
+    separator: Separator = None,
+    columns: Columns = None,
+    encoding: Encoding = "utf-8",
     as_json: Json = False,
 ) -> None:
     """Say what a log or a split is: counts, lengths, density, popularity, cold targets, empty histories.
@@ -77,7 +120,8 @@ def describe(
     from guiderec.data.describe import describe as describe_split
     from guiderec.data.describe import describe_log
 
-    source = Source(path, {"user": user, "item": item, "time": time, "rating": rating}, time_unit, order).read()
+    roles = {"user": user, "item": item, "time": time, "rating": rating}
+    source = Source(path, roles, time_unit, order, TextForm(separator, columns, encoding)).read()
     if isinstance(source, Dataset):
         split = describe_split(source)
         answer(split, as_json, lambda console: _show_split(console, split))
@@ -90,7 +134,10 @@ def describe(
 def prepare(
     source: Annotated[
         Path,
-        typer.Argument(help="A log (.csv, .tsv, .inter, .jsonl, .parquet), or a split to divide anew.", metavar="LOG"),
+        typer.Argument(
+            help="A log (.csv, .tsv, .inter, .txt, .dat, .data, .jsonl, .parquet), or a split to divide anew.",
+            metavar="LOG",
+        ),
     ],
     folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.", metavar="SPLIT")],
     protocol: Annotated[
@@ -107,6 +154,9 @@ def prepare(
     rating: Rating = None,
     time_unit: Unit = "s",
     order: Order = "time",
+    separator: Separator = None,
+    columns: Columns = None,
+    encoding: Encoding = "utf-8",
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal events.")] = False,
     min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep events rated at least so.")] = None,
     min_length: Annotated[int | None, typer.Option("--min-length", help="Keep users with so many events.")] = None,
@@ -138,16 +188,17 @@ def prepare(
     from guiderec.data.describe import describe as describe_split
     from guiderec.data.dislikes import with_dislikes
     from guiderec.data.impressions import split as split_impressions
-    from guiderec.data.interactions import Interactions
     from guiderec.data.protocols import PROTOCOLS, Impressions
     from guiderec.errors import ConfigError
 
     rule: Any = override(PROTOCOLS[protocol](), parse_assignments(changes or []))
     filters = _filters(drop_duplicates, min_rating, min_length, k_core)
-    columns = {"user": user, "item": item, "time": time, "rating": rating}
+    roles = {"user": user, "item": item, "time": time, "rating": rating}
+    text = TextForm(separator, columns, encoding)
     impressions = isinstance(rule, Impressions)
     if source.is_dir() or impressions:
-        given = [f"--{role}" for role, column in columns.items() if column] + [part.name for part in filters]
+        given = [f"--{role}" for role, column in roles.items() if column] + text.given()
+        given += [part.name for part in filters]
         given += ["--dislike-at-most"] if dislike_at_most is not None else []
         if given:
             what = "a split" if source.is_dir() else "a table of impressions"
@@ -158,7 +209,7 @@ def prepare(
     elif isinstance(rule, Impressions):
         dataset = split_impressions(source, rule, name=f"{source.stem}/{rule.name}")
     else:
-        log = Interactions.read(source, **columns, time_unit=time_unit, order=order, name=name)
+        log = Source(source, roles, time_unit, order, text).log(name)
         dataset = _split(log, rule, filters)
         if dislike_at_most is not None:
             dataset = with_dislikes(dataset, log, at_most=dislike_at_most)
