@@ -114,6 +114,50 @@ def test_items_are_named(log, tmp_path, capsys):
     assert dataset.vocabulary.names(dataset.vocabulary.encode(["i7"])) == ["Film 7"]
 
 
+def test_a_log_and_items_as_movielens_has_them(log, tmp_path, capsys):
+    """`::`, no header, Latin-1 in the titles; two films have no title."""
+    rows = pl.read_csv(log).select(pl.concat_str("userId", "movieId", "rating", "timestamp", separator="::"))
+    (tmp_path / "ratings.dat").write_text("\n".join(rows.to_series()) + "\n")
+    films = "".join(f"i{n}::Film \xe9 {n}::Drama|War\n" for n in range(18))
+    (tmp_path / "movies.dat").write_text(films, encoding="latin-1")
+    reading = ["--separator", "::", "--columns", "user,item,rating,time"]
+    items = ["--items", tmp_path / "movies.dat", "--items-separator", "::", "--items-columns", "item,title,genres"]
+    both = [tmp_path / "ratings.dat", tmp_path / "split", *reading, *items, "--items-encoding", "latin-1"]
+    assert main(["data", "prepare", *map(str, both)]) == 0
+    text = capsys.readouterr().out
+    assert "columns  user from 'user', item from 'item', time from 'time', rating from 'rating'\n" in text
+    assert (
+        f"item table  {tmp_path / 'movies.dat'} has no row for 2 of 20 items (first: 'i18'); they have their ids for"
+        " names\n" in text
+    )
+    named = prepared.load(tmp_path / "split").vocabulary
+    assert named.names(named.encode(["i7", "i18"])) == ["Film \xe9 7", "i18"]
+    same = plain(capsys, "data", "prepare", log, tmp_path / "same")
+    described = plain(capsys, "data", "describe", tmp_path / "split")
+    assert same["fingerprint"] == described["fingerprint"]
+    facts = plain(capsys, "data", "describe", tmp_path / "ratings.dat", *reading)
+    assert facts["interactions"] == 320
+    both[1] = tmp_path / "again"
+    found = plain(capsys, "data", "prepare", *both, "--items-encoding", "latin-1")
+    assert found["items_table"] == {
+        "file": str(tmp_path / "movies.dat"), "items": 20, "without_row": 2, "first_without_row": "i18"
+    }  # fmt: skip
+
+
+def test_a_typed_tab_is_a_tab(log, tmp_path, capsys):
+    (tmp_path / "u.data").write_text(log.read_text().replace(",", "\t"))
+    assert plain(capsys, "data", "describe", tmp_path / "u.data", "--separator", "\\t")["interactions"] == 320
+
+
+def test_options_of_text_belong_to_text(log, tmp_path, capsys):
+    assert main(["data", "prepare", str(log), str(tmp_path / "x"), "--items-encoding", "latin-1"]) == 2
+    assert "error: --items-encoding without --items: there is no table to read." in capsys.readouterr().err
+    plain(capsys, "data", "prepare", log, tmp_path / "split")
+    for command in (["describe", tmp_path / "split"], ["prepare", tmp_path / "split", tmp_path / "x"]):
+        assert main(["data", *map(str, command), "--separator", ";"]) == 2
+        assert "is a split, not a log: --separator cannot apply to it." in capsys.readouterr().err
+
+
 def test_a_split_is_divided_anew(log, tmp_path, capsys):
     plain(capsys, "data", "prepare", log, tmp_path / "whole")
     anew = ["data", "prepare", tmp_path / "whole", tmp_path / "drawn", "--protocol", "user-split", "--set", "seed=9"]

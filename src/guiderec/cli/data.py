@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from guiderec.data.dataset import Dataset
     from guiderec.data.interactions import Interactions
+    from guiderec.data.prepared import ItemTable
     from guiderec.data.protocols import Protocol
 
 app = typer.Typer(name="data", help="Look at logs and splits; make splits from logs.", no_args_is_help=True)
@@ -166,11 +167,27 @@ def prepare(
         typer.Option("--dislike-at-most", help="Keep as dislikes what is rated so or less after the history."),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option("--items", help="Parquet table of items: item, name, category.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--items", help="Table of items (Parquet, text, JSON lines): item, name, category.", metavar="FILE"
+        ),
     ] = None,
     item_id: Annotated[
         str, typer.Option("--item-id", help="Column of --items with the ids of the log.", metavar="COLUMN")
     ] = "item",
+    items_separator: Annotated[
+        str | None,
+        typer.Option(
+            "--items-separator", help="As --separator, for --items.", show_default="from the ending", metavar="TEXT"
+        ),
+    ] = None,
+    items_columns: Annotated[
+        str | None,
+        typer.Option(
+            "--items-columns", help="As --columns, for --items.", show_default="first line", metavar="NAME,NAME,..."
+        ),
+    ] = None,
+    items_encoding: Annotated[str, typer.Option("--items-encoding", help="As --encoding, for --items.")] = "utf-8",
     name: Annotated[str | None, typer.Option("--name", help="Name of the split.", show_default="from LOG")] = None,
     as_json: Json = False,
 ) -> None:
@@ -203,6 +220,9 @@ def prepare(
         if given:
             what = "a split" if source.is_dir() else "a table of impressions"
             raise ConfigError(f"{source} is {what}, not a log: {', '.join(given)} cannot apply to it.")
+    items_text = TextForm(items_separator, items_columns, items_encoding)
+    if items is None and (given := items_text.given("--items-")):
+        raise ConfigError(f"{', '.join(given)} without --items: there is no table to read.", hint="--items FILE")
     read: dict[str, Any] = {}
     if source.is_dir():
         dataset = prepared.resplit(source, rule)
@@ -217,7 +237,9 @@ def prepare(
     if name is not None:
         dataset = replace(dataset, name=name)
     if items is not None:
-        dataset = prepared.with_items(dataset, items, id_column=item_id)
+        table = prepared.read_items(items, id_column=item_id, **items_text.options())
+        dataset = prepared.with_items(dataset, table)
+        read["items_table"] = _covered(table, dataset)
     prepared.save(dataset, folder)
     split = describe_split(dataset)
 
@@ -225,6 +247,8 @@ def prepare(
         if "source_columns" in read:
             _print(console, {"columns": _columns(read["source_columns"])})
         _show_split(console, split)
+        if items is not None:
+            _print(console, {"item table": _listed(read["items_table"])})
         console.print(f"Written to {folder}. Next: guiderec doctor {folder}", markup=False, soft_wrap=True)
 
     answer({"folder": folder, **read, **split}, as_json, show)
@@ -292,6 +316,26 @@ def _show_log(console: Console, log: dict[str, Any]) -> None:
 
 def _columns(read_from: Mapping[str, str]) -> str:
     return ", ".join(f"{role} from '{column}'" for role, column in read_from.items())
+
+
+def _covered(table: ItemTable, dataset: Dataset) -> dict[str, Any]:
+    """How many items of the split a table of items has a row for."""
+    missing = table.without_row(dataset.vocabulary)
+    return {
+        "file": table.source,
+        "items": dataset.n_items,
+        "without_row": len(missing),
+        "first_without_row": missing[0] if missing else None,
+    }
+
+
+def _listed(found: dict[str, Any]) -> str:
+    if not found["without_row"]:
+        return f"{found['file']} has a row for each of the {found['items']:,} items"
+    return (
+        f"{found['file']} has no row for {found['without_row']:,} of {found['items']:,} items (first:"
+        f" {found['first_without_row']!r}); they have their ids for names"
+    )
 
 
 def _known(known: dict[str, Any] | None) -> str:

@@ -416,7 +416,7 @@ def _resolve(
     for role, wanted in given.items():
         if role in skip:
             continue
-        candidates = _by_alias(role, columns) if wanted is None else [_named(wanted, role, columns, source)]
+        candidates = usual_columns(role, columns) if wanted is None else [_named(wanted, role, columns, source)]
         if len(candidates) == 1:
             found[role] = candidates[0]
         elif role == "rating":
@@ -453,7 +453,7 @@ def _named(wanted: str, role: str, columns: list[str], source: str) -> str:
     return wanted
 
 
-def _by_alias(role: Role, columns: list[str]) -> list[str]:
+def usual_columns(role: Role, columns: Sequence[str]) -> list[str]:
     """The columns with a name of the most preferred group; more than one is a question for the caller."""
     for group in ALIASES[role]:
         matches = [column for column in columns if _plain(column) in group.split()]
