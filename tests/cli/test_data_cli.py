@@ -85,7 +85,9 @@ def test_filters_are_applied(log, tmp_path, capsys):
 def test_prepare_says_which_columns_it_read(log, tmp_path, capsys):
     assert main(["data", "prepare", str(log), str(tmp_path / "split"), "--rating", "rating"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("columns  user from 'userId', item from 'movieId', time from 'timestamp', rating from")
+    assert (
+        "columns       user from 'userId', item from 'movieId', time from 'timestamp', rating from 'rating'\n" in text
+    )
 
 
 def test_two_columns_of_users_are_an_error(log, tmp_path, capsys):
@@ -125,9 +127,9 @@ def test_a_log_and_items_as_movielens_has_them(log, tmp_path, capsys):
     both = [tmp_path / "ratings.dat", tmp_path / "split", *reading, *items, "--items-encoding", "latin-1"]
     assert main(["data", "prepare", *map(str, both)]) == 0
     text = capsys.readouterr().out
-    assert "columns  user from 'user', item from 'item', time from 'time', rating from 'rating'\n" in text
+    assert "columns       user from 'user', item from 'item', time from 'time', rating from 'rating'\n" in text
     assert (
-        f"item table  {tmp_path / 'movies.dat'} has no row for 2 of 20 items (first: 'i18'); they have their ids for"
+        f"item table    {tmp_path / 'movies.dat'} has no row for 2 of 20 items (first: 'i18'); they have their ids for"
         " names\n" in text
     )
     named = prepared.load(tmp_path / "split").vocabulary

@@ -53,11 +53,11 @@ def test_a_header_is_read(tmp_path, separator, encoding):
 def test_latin_1_without_its_name_is_an_error_that_names_it(tmp_path):
     (tmp_path / "log.csv").write_bytes("user,item,time\nu,a,1\nu,caf\u00e9,2\nu,th\u00e9,3\n".encode("latin-1"))
     assert message(tmp_path / "log.csv") == (
-        f"{tmp_path / 'log.csv'}: 2 lines are not utf-8 (first: line 3, byte 0xe9 after 'u,caf')."
+        f"{tmp_path / 'log.csv'}: 2 of 4 lines are not utf-8 (first: line 3, byte 0xe9 after 'u,caf')."
         ' Hint: name the encoding it has, for example encoding="latin-1" (--encoding latin-1).'
     )
     assert events(tmp_path / "log.csv", encoding="latin-1")[1:] == [("u", "café", 2), ("u", "thé", 3)]
-    assert "2 lines are not ascii (first: line 3," in message(tmp_path / "log.csv", encoding="ascii")
+    assert "2 of 4 lines are not ascii (first: line 3," in message(tmp_path / "log.csv", encoding="ascii")
     assert "the text is not utf-16" in message(tmp_path / "log.csv", encoding="utf-16")
 
 

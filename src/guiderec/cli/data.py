@@ -244,11 +244,7 @@ def prepare(
     split = describe_split(dataset)
 
     def show(console: Console) -> None:
-        if "source_columns" in read:
-            _print(console, {"columns": _columns(read["source_columns"])})
-        _show_split(console, split)
-        if items is not None:
-            _print(console, {"item table": _listed(read["items_table"])})
+        _show_split(console, {**read, **split})
         console.print(f"Written to {folder}. Next: guiderec doctor {folder}", markup=False, soft_wrap=True)
 
     answer({"folder": folder, **read, **split}, as_json, show)
@@ -276,6 +272,7 @@ def _show_split(console: Console, split: dict[str, Any]) -> None:
     known = split["known_as"]
     facts = {
         "split": split["name"],
+        **({"columns": _columns(split["source_columns"])} if "source_columns" in split else {}),
         "known as": _known(known),
         "protocol": " ".join(f"{key}={value}" for key, value in split["protocol"].items()),
         "filters": "; ".join(" ".join(f"{k}={v}" for k, v in part.items()) for part in split["filters"]) or "none",
@@ -293,6 +290,8 @@ def _show_split(console: Console, split: dict[str, Any]) -> None:
             f"{rows['rows']:,} rows, {rows['cold_targets']:,} cold targets ({rows['cold_share']:.2%}),"
             f" {rows['empty_histories']:,} empty histories"
         )
+    if "items_table" in split:
+        facts["item table"] = _listed(split["items_table"])
     _print(console, facts)
 
 

@@ -200,7 +200,10 @@ class Delimited:
         hint = f'name the encoding it has, for example encoding="latin-1" ({self.options}encoding latin-1).'
         try:
             with self._text(errors="surrogateescape") as text:
-                wrong = [(number, found) for number, line in enumerate(text, 1) if (found := _UNDECODED.search(line))]
+                lines, wrong = 0, []
+                for lines, line in enumerate(text, 1):
+                    if found := _UNDECODED.search(line):
+                        wrong.append((lines, found))
         except UnicodeError as error:
             raise DataError(f"{self.path}: the text is not {name} ({error}).", hint=hint) from None
         if wrong:
@@ -208,8 +211,8 @@ class Delimited:
             byte = ord(found[0][-1]) - 0xDC00
             before = ascii(found.string[max(0, found.start() - 20) : found.start()])
             raise DataError(
-                f"{self.path}: {len(wrong):,} lines are not {name} (first: line {number}, byte {byte:#x} after"
-                f" {before}).",
+                f"{self.path}: {len(wrong):,} of {lines:,} lines are not {name} (first: line {number}, byte {byte:#x}"
+                f" after {before}).",
                 hint=hint,
             )
 
