@@ -65,7 +65,7 @@ HEAD = "user,item,time\n"
 
 
 WIDTHS = "lines do not have the 3 fields user, item, time between ',' (first:"
-QUOTE = "a double quote is not closed, or stands inside a field"
+QUOTE = "a double quote is not closed, or a quote or carriage return stands inside a field"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +157,9 @@ def test_lines_are_counted_as_an_editor_does(tmp_path):
         ("log.csv", "x", {"encoding": "base64"}, "encoding is 'base64', which is none that Python knows."),
         ("log.jsonl", "{}", {"encoding": "latin-1", "separator": ";"},
          "log.jsonl is not delimited text: separator, encoding cannot apply to it."),
+        ("log.txt", '2;2nan""\r1\n', {"separator": ";", "encoding": "latin-1"},
+         "log.txt: line 1: a double quote is not closed, or a quote or carriage return stands inside a field (new-"),
+        ("log.txt", "\n1;2\n", {"separator": ";", "encoding": "latin-1"}, "log.txt: the first line is empty"),
         ("log.xlsx", "PK\x03\x04", {"separator": ";"}, "no column for 'user'"),
     ],
 )  # fmt: skip

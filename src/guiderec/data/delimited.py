@@ -113,13 +113,16 @@ class Delimited:
         except UnicodeError:  # of encodings that know no replacement, such as UTF-16 without its mark
             self._check_encoding()
         except csv.Error:
-            self.check()
+            pass
         return []
 
     def _names(self) -> tuple[str, ...]:
         if self.columns is not None:
             return self.columns
         names = tuple(self.first_record())
+        if not names:
+            self.check()
+            raise DataError(f"{self.path}: the first line is empty or cannot be read, and no header.")
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DataError(
                 f"{self.path}: the column '{twice}' stands there more than once.", hint="rename one of them."
@@ -223,7 +226,7 @@ class Delimited:
         for number, fields in self._records():
             if fields:
                 lines += 1
-                wrong += [(number, fields)] if fields != len(names) else []
+                wrong += [(number, fields)] if names and fields != len(names) else []
         if not wrong:
             return
         number, fields = wrong[0]
@@ -253,7 +256,8 @@ class Delimited:
                 if "field limit" in str(error):  # longer than Python's reader takes: no fault of the file
                     return
                 raise DataError(
-                    f"{self.path}: line {number}: a double quote is not closed, or stands inside a field ({error}).",
+                    f"{self.path}: line {number}: a double quote is not closed, or a quote or carriage return stands"
+                    f" inside a field ({error}).",
                     hint='a quote inside a quoted field is written twice: "like ""this""".',
                 ) from None
 
