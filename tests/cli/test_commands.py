@@ -59,6 +59,9 @@ COMMANDS = {
         "--time",
         "--time-unit",
         "--order",
+        "--separator",
+        "--columns",
+        "--encoding",
         "--json",
     },
     "tune": {

@@ -77,5 +77,5 @@ def test_what_is_missing_is_said() -> None:
     with pytest.raises(DataError, match="a rating that is a finite number, got nan"):  # all are at most that, to polars
         with_dislikes(split(ratings), ratings, at_most=float("nan"))
     unrated = Interactions.read(ratings.frame.collect().select("user", "item", "time"))
-    with pytest.raises(DataError, match="there is no rating"):
+    with pytest.raises(DataError, match="no rating column"):
         with_dislikes(split(ratings), unrated, at_most=2)

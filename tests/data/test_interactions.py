@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guiderec.data import interactions as module
+from guiderec.data.filters import MinimumRating
 from guiderec.data.interactions import Interactions
 from guiderec.errors import DataError
 
@@ -110,6 +111,7 @@ def test_raw_id_zero_is_an_item():
         (["1400000000.5", "1.40000006e9"], "s"),
         (["2014-05-13T16:53:20Z", "2014-05-13T18:54:20+02:00"], "s"),
         (["2014-05-13 16:53:20.25", "2014-05-13T16:54:20+0000"], "s"),
+        (["2014-05-13 16:53:20 UTC", "2014-05-13T16:54:20 UTC"], "s"),
         (["2014-05-13 16:53:20", " 2014-05-13T16:54:20.999999 "], "s"),
     ],
 )
@@ -178,13 +180,122 @@ def test_duplicates_are_counted_and_kept():
         (["session_id", "item_id", "ts"], ["session_id", "item_id", "ts"]),
         (["user_id", "session_id", "item_id"], ["user_id", "item_id"]),
         (["USER ID", "Item-Id", "DateTime", "weight"], ["USER ID", "Item-Id", "DateTime", "weight"]),
+        (["userID", "artistID", "weight"], ["userID", "artistID", "weight"]),  # Last.fm of HetRec
+        (["userid", "timestamp", "artid", "artname", "traid", "traname"], ["userid", "traid", "timestamp"]),  # LFM-1K
+        (["timestamp", "visitorid", "event", "itemid", "transactionid"], ["visitorid", "itemid", "timestamp"]),
+        (["sessionId", "userId", "itemId", "timeframe", "eventdate"], ["userId", "itemId", "eventdate"]),  # Diginetica
+        (["event_time", "product_id", "price", "user_id", "user_session"], ["user_id", "product_id", "event_time"]),
+        (["customer_id", "review_id", "product_id", "product_parent", "star_rating", "review_date"],
+         ["customer_id", "product_id", "review_date", "star_rating"]),
+        (["user_id", "parent_asin", "rating", "timestamp"], ["user_id", "parent_asin", "timestamp", "rating"]),
+        (["review_id", "user_id", "business_id", "stars", "date"], ["user_id", "business_id", "date", "stars"]),  # Yelp
+        (["user_id", "video_id", "time", "date", "timestamp"], ["user_id", "video_id", "timestamp"]),  # KuaiRec
+        (["user_id", "video_id", "date", "hourmin", "time_ms"], ["user_id", "video_id", "time_ms"]),  # KuaiRand
+        (["username", "product_id", "hours", "date"], ["username", "product_id", "date"]),  # Steam
+        (["user_id", "item_id", "cat_id", "seller_id", "time_stamp"], ["user_id", "item_id", "time_stamp"]),  # Tmall
+        (["User-ID", "ISBN", "Book-Rating"], ["User-ID", "ISBN", "Book-Rating"]),
+        (["user_id", "session_id", "click_article_id", "click_timestamp"],
+         ["user_id", "click_article_id", "click_timestamp"]),
+        (["user_id:token", "uid:token", "item_id:token", "asin:token"], ["user_id:token", "item_id:token"]),
+    ],
+)  # fmt: skip
+def test_aliases(columns, expected):
+    found, _ = resolve(columns)
+    assert list(found.values()) == expected
+
+
+def resolve(columns):
+    place = module._Place("log")
+    return module._resolve(
+        pl.Schema(dict.fromkeys(columns, pl.String)), dict.fromkeys(("user", "item", "time", "rating")), place, set()
+    )
+
+
+def test_no_alias_belongs_to_two_roles_or_groups():
+    aliases = [alias for groups in module.ALIASES.values() for group in groups for alias in group.split()]
+    assert len(aliases) == len(set(aliases))
+    assert all(module._plain(alias) == alias for alias in aliases)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (
+            ["user_id", "reviewerID", "asin"],
+            "log: 'user_id' and 'reviewerID' could both be 'user'."
+            ' Hint: name the one to read: user="user_id" (--user user_id on the command line).',
+        ),
+        (
+            ["user_id", "asin", "parent_asin"],
+            "log: 'asin' and 'parent_asin' could both be 'item'."
+            ' Hint: name the one to read: item="asin" (--item asin on the command line).',
+        ),
+        (
+            ["user", "item", "time", "date", "review_date"],
+            "log: 'time', 'date' and 'review_date' could all be 'time'."
+            ' Hint: name the one to read: time="time" (--time time on the command line).',
+        ),
     ],
 )
-def test_aliases(columns, expected):
-    found = module._resolve(
-        pl.Schema(dict.fromkeys(columns, pl.String)), dict.fromkeys(("user", "item", "time", "rating")), "log", set()
+def test_two_columns_for_one_role_are_an_error(columns, expected):
+    """The first of two usual names used to be read without a word, against what the documentation said."""
+    with pytest.raises(DataError) as caught:
+        resolve(columns)
+    assert str(caught.value) == expected
+
+
+def test_a_named_column_settles_which(tmp_path):
+    frame = pl.DataFrame({"user_id": [1, 1], "reviewerID": [8, 9], "asin": ["p", "q"], "time": [1, 2]})
+    log = Interactions.read(frame, user="reviewerID")
+    assert lists(log) == {8: ["p"], 9: ["q"]}
+    assert log.source_columns == {"user": "reviewerID", "item": "asin", "time": "time"}
+
+
+# --- ratings: checked when they are used ---------------------------------------------------------------------------
+
+RATED = "user,item,time,rating\n1,2,1,4\n1,3,2,\n2,3,3,good\n2,2,4, 5 \n"
+
+
+def test_ratings_that_nobody_uses_are_not_looked_at(tmp_path):
+    """Events without a rating used to stop an import that does not ask for ratings."""
+    (tmp_path / "log.csv").write_text(RATED)
+    log = Interactions.read(tmp_path / "log.csv")
+    assert lists(log) == {1: [2, 3], 2: [3, 2]}
+    with pytest.raises(DataError) as caught:
+        MinimumRating(at_least=3)(log)
+    assert str(caught.value) == (
+        f"{tmp_path / 'log.csv'}: 'rating' is empty or not a number in 2 of 4 rows (first: line 3, user '1', value"
+        " None). Hint: remove these events, or do without the ratings (--min-rating, --dislike-at-most)."
     )
-    assert list(found.values()) == expected
+
+
+def test_only_ratings_that_are_left_are_looked_at(tmp_path):
+    (tmp_path / "log.csv").write_text(RATED)
+    log = Interactions.read(tmp_path / "log.csv")
+    with pytest.raises(DataError, match=r"in 1 of 3 rows \(first: line 4, user '2', value 'good'\)"):
+        MinimumRating(at_least=3)(log.keep(pl.col("row") != 1, {}))
+    rated = MinimumRating(at_least=4.5)(log.keep(~pl.col("row").is_in([1, 2]), {}))
+    assert lists(rated) == {2: [2]}
+
+
+def test_two_columns_of_ratings_matter_when_one_is_used():
+    frame = pl.DataFrame({**MATRIX, "stars": [1, 2, 3, 4], "score": [5, 5, 5, 5]})
+    assert lists(Interactions.read(frame)) == {"u7": ["b"], "u9": ["a", "c", "b"]}
+    with pytest.raises(DataError) as caught:
+        MinimumRating(at_least=3)(Interactions.read(frame))
+    assert str(caught.value) == (
+        "polars DataFrame: 'stars' and 'score' could both be 'rating'."
+        ' Hint: name the one to read: rating="stars" (--rating stars on the command line).'
+    )
+    assert lists(MinimumRating(at_least=3)(Interactions.read(frame, rating="stars"))) == {"u7": ["b"], "u9": ["c"]}
+
+
+@pytest.mark.parametrize("values", [[[1], [2], [3], [4]], [float("inf")] * 4])
+def test_what_is_no_rating_at_all(values):
+    frame = pl.DataFrame({**MATRIX, "rating": values})
+    assert lists(Interactions.read(frame))
+    with pytest.raises(DataError, match=r"'rating' is empty or not a number in 4 of 4 rows \(first: row 0, user 'u9'"):
+        MinimumRating(at_least=3)(Interactions.read(frame))
 
 
 def test_named_columns_win_over_aliases():
@@ -215,7 +326,8 @@ def message(source, **options) -> str:
         ),
         (
             "user,user_,item\n1,2,3\n",
-            None,
+            "'user' and 'user_' could both be 'user'."
+            ' Hint: name the one to read: user="user" (--user user on the command line).',
         ),
         (
             HEAD + "1,2,3\n1,,4\n2,,5\n",
@@ -262,23 +374,16 @@ def message(source, **options) -> str:
             "the column 'item' for 'item' stands there more than once. Hint: rename or remove one of them.",
         ),
         (
-            "user,item,rating\n1,2,4\n1,3,good\n",
-            "'rating' is not a number in 1 of 2 rows (first: line 3, user '1', value 'good')."
-            " Hint: remove these events, or leave the rating column out.",
-        ),
-        (
             "user,item_id,itemId\n1,2,3\n",
-            "'item_id' and 'itemId' could both be 'item'. Hint: name it: item=\"...\".",
+            "'item_id' and 'itemId' could both be 'item'."
+            ' Hint: name the one to read: item="item_id" (--item item_id on the command line).',
         ),
     ],
 )
 def test_bad_files(tmp_path, text, expected):
     file = tmp_path / "log.csv"
     file.write_text(text)
-    if expected is None:
-        assert message(file) == f"{file}: 'user' and 'user_' could both be 'user'. Hint: name it: user=\"...\"."
-    else:
-        assert message(file) == f"{file}: {expected}"
+    assert message(file) == f"{file}: {expected}"
 
 
 def test_named_column_that_is_missing():
@@ -321,13 +426,14 @@ def test_files_that_are_no_logs(tmp_path):
         f"{tmp_path / 'event.csv'}: no such file. Hint: Did you mean 'events.csv'?"
     )
     (tmp_path / "log.xlsx").write_text("x")
-    assert "logs end in .csv, .tsv, .inter, .jsonl, .ndjson or .parquet, not '.xlsx'." in message(tmp_path / "log.xlsx")
+    assert message(tmp_path / "log.xlsx") == (
+        f"{tmp_path / 'log.xlsx'}: logs end in .csv, .tsv, .inter, .txt, .dat, .data, .jsonl, .ndjson or .parquet, not"
+        " '.xlsx'. Hint: if it is text, say what separates the fields: separator=\"...\" (--separator)."
+    )
     (tmp_path / "log.parquet").write_text("this is no Parquet")
     assert message(tmp_path / "log.parquet").startswith(f"{tmp_path / 'log.parquet'}: cannot be read (")
     (tmp_path / "log.jsonl").write_text("{not json\n")
     assert message(tmp_path / "log.jsonl").startswith(f"{tmp_path / 'log.jsonl'}: cannot be read (")
-    (tmp_path / "ragged.csv").write_text(HEAD + "1,2,3\n1,2,3,4,5\n")
-    assert message(tmp_path / "ragged.csv").startswith(f"{tmp_path / 'ragged.csv'}: cannot be read (")
     assert message([1, 2]) == "A log is a file or a Polars or pandas frame, not list."
 
 

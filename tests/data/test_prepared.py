@@ -13,7 +13,7 @@ from guiderec.data.doctor import examine, healthy
 from guiderec.data.filters import KCore
 from guiderec.data.interactions import Interactions
 from guiderec.data.protocols import GlobalTime, LeaveOneOut, SessionSplit, UserSplit
-from guiderec.errors import DataError
+from guiderec.errors import ConfigError, DataError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 realdata = [
@@ -154,6 +154,74 @@ def test_items_are_named_by_a_table(tmp_path):
     pl.DataFrame({"movie": [900]}).write_parquet(tmp_path / "m")
     with pytest.raises(DataError, match="'movie' lists none of the 25 items of random/leave-one-out"):
         prepared.with_items(data, tmp_path / "m", id_column="movie")
+
+
+TABLES = {
+    "films.csv": "movie,title,genres\n{rows}",
+    "films.tsv": "movie\ttitle\tgenres\n{rows}",
+    "movies.dat": "{rows}",
+    "films.jsonl": "{rows}",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_items_are_named_by_text_and_json(tmp_path, name, text_ids):
+    """Only Parquet was read. The ids of text are those of the log, whether it has integers or text."""
+    data = LeaveOneOut()(log(text_ids))
+    some = data.vocabulary.raw[:-2]
+    row = {
+        "films.csv": '{0},"Filmé, {0}",A|B',
+        "films.tsv": "{0}\tFilmé, {0}\tA|B",
+        "movies.dat": "{0}::Filmé, {0}::A|B",
+        "films.jsonl": '{{"movie": "{0}", "title": "Filmé, {0}", "genres": ["A", "B"]}}',
+    }[name]
+    rows = "\n".join(row.format(raw) for raw in [*some, "777"])
+    encoding = "latin-1" if name == "movies.dat" else "utf-8"
+    (tmp_path / name).write_text(TABLES[name].format(rows=rows), encoding=encoding)
+    old = {"separator": "::", "columns": ["movie", "title", "genres"], "encoding": "latin-1"}
+    table = prepared.read_items(tmp_path / name, id_column="movie", **(old if name == "movies.dat" else {}))
+    named = prepared.with_items(data, table)
+    raw = data.vocabulary.raw
+    assert named.vocabulary.names([1, len(raw)]) == [f"Filmé, {raw[0]}", str(raw[-1])]
+    assert named.vocabulary.table["category"].to_list()[0] == "A|B"
+    assert table.without_row(named.vocabulary) == list(raw[-2:])
+
+
+def test_items_without_a_row_have_their_id_for_a_name(tmp_path):
+    """They were called None until the split was written and read again."""
+    data = LeaveOneOut()(log(False))
+    pl.DataFrame({"item": [data.vocabulary.raw[0]], "name": ["Film"]}).write_parquet(tmp_path / "m.parquet")
+    named = prepared.with_items(data, tmp_path / "m.parquet")
+    assert named.vocabulary.names([1, 2]) == ["Film", str(data.vocabulary.raw[1])]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "expected"),
+    [
+        ("i.csv", "movieId,title\n1,A\n", {}, "no column 'item' (columns: movieId, title). Hint: name the"
+         ' column of ids: id_column="movieId" (--item-id movieId).'),
+        ("i.csv", "item,title\n1,A\n01,B\n", {}, "i.csv: 'item' 1 stands in more than one row."),
+        ("i.csv", "item,title\nx,A\n", {}, "none of the 25 items of random/leave-one-out (the file has 'x', the log"),
+        ("i.csv", "item,title\n1,A,B\n", {}, "1 of 2 lines do not have the 2 fields item, title between ','"),
+        ("i.csv", "item,title\n1\n", {}, "(first: line 2 has 1). Hint: a field that holds ',' stands in double quotes;"
+         " mend these lines, or say how to read them (--items-separator, --items-columns)."),
+        ("i.csv", "item,title\n1,\xe9\n", {}, '(--items-encoding latin-1)'),
+        ("i.dat", "1::A\n", {}, "(--items-separator ::); if the first line is no header, name the fields too:"
+         " columns=[...] (--items-columns A,B,...)."),
+        ("i.csv", "", {}, "i.csv: cannot be read (empty CSV)."),
+        ("i.jsonl", "{", {}, "i.jsonl: not readable as JSON lines ("),
+        ("none.csv", None, {}, "none.csv: no such file."),
+        ("none.jsonl", None, {}, "none.jsonl: no such file."),
+        ("i.parquet", "", {"encoding": "latin-1"}, "is not delimited text: encoding cannot apply to it."),
+    ],
+)  # fmt: skip
+def test_tables_of_items_that_cannot_be_read(tmp_path, name, text, options, expected):
+    if text is not None:
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises((DataError, ConfigError)) as caught:
+        prepared.with_items(LeaveOneOut()(log(False)), tmp_path / name, **options)
+    assert expected in str(caught.value)
 
 
 # --- new user splits ----------------------------------------------------------------------------------------------

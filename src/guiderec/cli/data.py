@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from guiderec.data.dataset import Dataset
     from guiderec.data.interactions import Interactions
+    from guiderec.data.prepared import ItemTable
     from guiderec.data.protocols import Protocol
 
 app = typer.Typer(name="data", help="Look at logs and splits; make splits from logs.", no_args_is_help=True)
@@ -34,6 +36,39 @@ Unit = Annotated[Literal["s", "ms", "us", "ns"], typer.Option("--time-unit", hel
 Order = Annotated[Literal["time", "row"], typer.Option("--order", help="What orders the events of a user.")]
 
 
+Separator = Annotated[
+    str | None,
+    typer.Option("--separator", help="What separates the fields of a text file: '::', ';', '|', '\\t'.",
+                 show_default="from the ending", metavar="TEXT"),
+]  # fmt: skip
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", help="Names of all fields of a text file without a header.",
+                 show_default="first line", metavar="NAME,NAME,..."),
+]  # fmt: skip
+Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a text file: utf-8, latin-1, ...")]
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """How to read a text file, as it was typed."""
+
+    separator: str | None = None
+    columns: str | None = None
+    encoding: str = "utf-8"
+
+    def options(self) -> dict[str, Any]:
+        """The same for the library: a typed backslash and t is a tab, names are a list."""
+        separator = None if self.separator is None else self.separator.replace("\\t", "\t")
+        columns = None if self.columns is None else [name.strip() for name in self.columns.split(",")]
+        return {"separator": separator, "columns": columns, "encoding": self.encoding}
+
+    def given(self, prefix: str = "--") -> list[str]:
+        """The options that were given."""
+        default = TextForm()
+        return [f"{prefix}{name}" for name, value in vars(self).items() if value != getattr(default, name)]
+
+
 @dataclass(frozen=True)
 class Source:
     """A log and how to read it, or a prepared split."""
@@ -43,18 +78,25 @@ class Source:
     """Columns of the log by role."""
     time_unit: Any
     order: Any
+    text: TextForm
 
     def read(self) -> Interactions | Dataset:
         """The log, lazily, or the split. ConfigError for columns of a split, which is no log."""
-        from guiderec.data.interactions import Interactions
         from guiderec.data.prepared import load
         from guiderec.errors import ConfigError
 
         if not self.path.is_dir():
-            return Interactions.read(self.path, **self.columns, time_unit=self.time_unit, order=self.order)
-        if given := [f"--{role}" for role, column in self.columns.items() if column]:
+            return self.log()
+        if given := [*(f"--{role}" for role, column in self.columns.items() if column), *self.text.given()]:
             raise ConfigError(f"{self.path} is a split, not a log: {', '.join(given)} cannot apply to it.")
         return load(self.path)
+
+    def log(self, name: str | None = None) -> Interactions:
+        """The log, lazily."""
+        from guiderec.data.interactions import Interactions
+
+        options: dict[str, Any] = {**self.columns, **self.text.options()}
+        return Interactions.read(self.path, **options, time_unit=self.time_unit, order=self.order, name=name)
 
 
 @app.command()
@@ -66,6 +108,9 @@ def describe(
     rating: Rating = None,
     time_unit: Unit = "s",
     order: Order = "time",
+    separator: Separator = None,
+    columns: Columns = None,
+    encoding: Encoding = "utf-8",
     as_json: Json = False,
 ) -> None:
     """Say what a log or a split is: counts, lengths, density, popularity, cold targets, empty histories.
@@ -76,7 +121,8 @@ def describe(
     from guiderec.data.describe import describe as describe_split
     from guiderec.data.describe import describe_log
 
-    source = Source(path, {"user": user, "item": item, "time": time, "rating": rating}, time_unit, order).read()
+    roles = {"user": user, "item": item, "time": time, "rating": rating}
+    source = Source(path, roles, time_unit, order, TextForm(separator, columns, encoding)).read()
     if isinstance(source, Dataset):
         split = describe_split(source)
         answer(split, as_json, lambda console: _show_split(console, split))
@@ -89,7 +135,10 @@ def describe(
 def prepare(
     source: Annotated[
         Path,
-        typer.Argument(help="A log (.csv, .tsv, .inter, .jsonl, .parquet), or a split to divide anew.", metavar="LOG"),
+        typer.Argument(
+            help="A log (.csv, .tsv, .inter, .txt, .dat, .data, .jsonl, .parquet), or a split to divide anew.",
+            metavar="LOG",
+        ),
     ],
     folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.", metavar="SPLIT")],
     protocol: Annotated[
@@ -106,6 +155,9 @@ def prepare(
     rating: Rating = None,
     time_unit: Unit = "s",
     order: Order = "time",
+    separator: Separator = None,
+    columns: Columns = None,
+    encoding: Encoding = "utf-8",
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal events.")] = False,
     min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep events rated at least so.")] = None,
     min_length: Annotated[int | None, typer.Option("--min-length", help="Keep users with so many events.")] = None,
@@ -115,11 +167,27 @@ def prepare(
         typer.Option("--dislike-at-most", help="Keep as dislikes what is rated so or less after the history."),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option("--items", help="Parquet table of items: item, name, category.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--items", help="Table of items (Parquet, text, JSON lines): item, name, category.", metavar="FILE"
+        ),
     ] = None,
     item_id: Annotated[
         str, typer.Option("--item-id", help="Column of --items with the ids of the log.", metavar="COLUMN")
     ] = "item",
+    items_separator: Annotated[
+        str | None,
+        typer.Option(
+            "--items-separator", help="As --separator, for --items.", show_default="from the ending", metavar="TEXT"
+        ),
+    ] = None,
+    items_columns: Annotated[
+        str | None,
+        typer.Option(
+            "--items-columns", help="As --columns, for --items.", show_default="first line", metavar="NAME,NAME,..."
+        ),
+    ] = None,
+    items_encoding: Annotated[str, typer.Option("--items-encoding", help="As --encoding, for --items.")] = "utf-8",
     name: Annotated[str | None, typer.Option("--name", help="Name of the split.", show_default="from LOG")] = None,
     as_json: Json = False,
 ) -> None:
@@ -137,41 +205,49 @@ def prepare(
     from guiderec.data.describe import describe as describe_split
     from guiderec.data.dislikes import with_dislikes
     from guiderec.data.impressions import split as split_impressions
-    from guiderec.data.interactions import Interactions
     from guiderec.data.protocols import PROTOCOLS, Impressions
     from guiderec.errors import ConfigError
 
     rule: Any = override(PROTOCOLS[protocol](), parse_assignments(changes or []))
     filters = _filters(drop_duplicates, min_rating, min_length, k_core)
-    columns = {"user": user, "item": item, "time": time, "rating": rating}
+    roles = {"user": user, "item": item, "time": time, "rating": rating}
+    text = TextForm(separator, columns, encoding)
     impressions = isinstance(rule, Impressions)
     if source.is_dir() or impressions:
-        given = [f"--{role}" for role, column in columns.items() if column] + [part.name for part in filters]
+        given = [f"--{role}" for role, column in roles.items() if column] + text.given()
+        given += [part.name for part in filters]
         given += ["--dislike-at-most"] if dislike_at_most is not None else []
         if given:
             what = "a split" if source.is_dir() else "a table of impressions"
             raise ConfigError(f"{source} is {what}, not a log: {', '.join(given)} cannot apply to it.")
+    items_text = TextForm(items_separator, items_columns, items_encoding)
+    if items is None and (given := items_text.given("--items-")):
+        raise ConfigError(f"{', '.join(given)} without --items: there is no table to read.", hint="--items FILE")
+    read: dict[str, Any] = {}
     if source.is_dir():
         dataset = prepared.resplit(source, rule)
     elif isinstance(rule, Impressions):
         dataset = split_impressions(source, rule, name=f"{source.stem}/{rule.name}")
     else:
-        log = Interactions.read(source, **columns, time_unit=time_unit, order=order, name=name)
+        log = Source(source, roles, time_unit, order, text).log(name)
         dataset = _split(log, rule, filters)
         if dislike_at_most is not None:
             dataset = with_dislikes(dataset, log, at_most=dislike_at_most)
+        read["source_columns"] = dict(log.source_columns)
     if name is not None:
         dataset = replace(dataset, name=name)
     if items is not None:
-        dataset = prepared.with_items(dataset, items, id_column=item_id)
+        table = prepared.read_items(items, id_column=item_id, **items_text.options())
+        dataset = prepared.with_items(dataset, table)
+        read["items_table"] = _covered(table, dataset)
     prepared.save(dataset, folder)
     split = describe_split(dataset)
 
     def show(console: Console) -> None:
-        _show_split(console, split)
+        _show_split(console, {**read, **split})
         console.print(f"Written to {folder}. Next: guiderec doctor {folder}", markup=False, soft_wrap=True)
 
-    answer({"folder": folder, **split}, as_json, show)
+    answer({"folder": folder, **read, **split}, as_json, show)
 
 
 def _filters(duplicates: bool, rating: float | None, length: int | None, core: int | None) -> list[Any]:
@@ -196,6 +272,7 @@ def _show_split(console: Console, split: dict[str, Any]) -> None:
     known = split["known_as"]
     facts = {
         "split": split["name"],
+        **({"columns": _columns(split["source_columns"])} if "source_columns" in split else {}),
         "known as": _known(known),
         "protocol": " ".join(f"{key}={value}" for key, value in split["protocol"].items()),
         "filters": "; ".join(" ".join(f"{k}={v}" for k, v in part.items()) for part in split["filters"]) or "none",
@@ -213,6 +290,8 @@ def _show_split(console: Console, split: dict[str, Any]) -> None:
             f"{rows['rows']:,} rows, {rows['cold_targets']:,} cold targets ({rows['cold_share']:.2%}),"
             f" {rows['empty_histories']:,} empty histories"
         )
+    if "items_table" in split:
+        facts["item table"] = _listed(split["items_table"])
     _print(console, facts)
 
 
@@ -222,7 +301,7 @@ def _show_log(console: Console, log: dict[str, Any]) -> None:
         console,
         {
             "log": log["source"],
-            "columns": ", ".join(log["columns"]),
+            "columns": _columns(log["source_columns"]),
             "users": f"{log['users']:,}",
             "items": f"{log['items']:,}",
             "interactions": f"{log['interactions']:,} (density {log['density']:.4%})",
@@ -231,6 +310,30 @@ def _show_log(console: Console, log: dict[str, Any]) -> None:
             "popularity": _popularity(log["popularity"]),
             "time": "none" if time is None else f"{time['first']} to {time['last']}",
         },
+    )
+
+
+def _columns(read_from: Mapping[str, str]) -> str:
+    return ", ".join(f"{role} from '{column}'" for role, column in read_from.items())
+
+
+def _covered(table: ItemTable, dataset: Dataset) -> dict[str, Any]:
+    """How many items of the split a table of items has a row for."""
+    missing = table.without_row(dataset.vocabulary)
+    return {
+        "file": table.source,
+        "items": dataset.n_items,
+        "without_row": len(missing),
+        "first_without_row": missing[0] if missing else None,
+    }
+
+
+def _listed(found: dict[str, Any]) -> str:
+    if not found["without_row"]:
+        return f"{found['file']} has a row for each of the {found['items']:,} items"
+    return (
+        f"{found['file']} has no row for {found['without_row']:,} of {found['items']:,} items (first:"
+        f" {found['first_without_row']!r}); they have their ids for names"
     )
 
 

@@ -11,8 +11,8 @@ import typer
 
 from guiderec.cli.bulk import recommend_to_everybody
 from guiderec.cli.console import Json, answer
+from guiderec.cli.data import Columns, Encoding, Order, Separator, Source, TextForm, Time, Unit, User
 from guiderec.cli.data import Item as ItemColumn
-from guiderec.cli.data import Order, Source, Time, Unit, User
 from guiderec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ def recommend(
     time: Time = None,
     time_unit: Unit = "s",
     order: Order = "time",
+    separator: Separator = None,
+    columns: Columns = None,
+    encoding: Encoding = "utf-8",
     as_json: Json = False,
 ) -> None:
     """Recommend items for one history, and say how dislikes were honoured; or for every user of a log.
@@ -101,7 +104,8 @@ def recommend(
 
     Example: guiderec recommend runs/mine --all-users log.parquet --out lists
     """
-    columns = {"user": user, "item": item, "time": time}
+    roles = {"user": user, "item": item, "time": time}
+    text = TextForm(separator, columns, encoding)
     asked: dict[str, Any] = {
         "k": k,
         "exclude_seen": exclude_seen,
@@ -120,7 +124,7 @@ def recommend(
         sharding = {} if shard_rows is None else {"shard_rows": shard_rows}
         recommend_to_everybody(
             run,
-            Source(all_users, columns, time_unit, order),
+            Source(all_users, roles, time_unit, order, text),
             out,
             index=index,
             drop_unknown=drop_unknown,
@@ -131,7 +135,8 @@ def recommend(
         return
     _refuse(
         {"--out": out, "--shard-rows": shard_rows, "--drop-unknown": drop_unknown, "--ray": ray}
-        | {f"--{role}": column for role, column in columns.items()},
+        | {f"--{role}": column for role, column in roles.items()}
+        | dict.fromkeys(text.given(), True),
         "to --all-users",
         hint="add --all-users LOG",
     )

@@ -54,6 +54,7 @@ def describe_log(interactions: Interactions) -> dict[str, Any]:
         "name": interactions.name,
         "source": interactions.source,
         "columns": list(interactions.columns),
+        "source_columns": dict(interactions.source_columns),
         "users": len(sequences),
         "items": n_items,
         "interactions": events,

@@ -34,9 +34,9 @@ def with_dislikes(dataset: Dataset, log: Interactions, *, at_most: float) -> Dat
     """
     if not math.isfinite(at_most):
         raise DataError(f"{log.source}: dislikes need a rating that is a finite number, got {at_most}.")
-    missing = [role for role in ("rating", "time") if role not in log.columns]
-    if missing:
-        raise DataError(f"{log.source}: dislikes need ratings with their times, and there is no {missing[0]}.")
+    log.check_ratings()
+    if not log.has_time:
+        raise DataError(f"{log.source}: dislikes need ratings with their times, and there is no time.")
     low = log.frame.filter(pl.col("rating") <= at_most).select("user", "item", "time").collect()
     known = pl.DataFrame(
         {"item": list(dataset.vocabulary.raw), "id": np.arange(1, dataset.n_items + 1)},

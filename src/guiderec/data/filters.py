@@ -57,9 +57,8 @@ class MinimumRating(Part):
     """On the scale of the log."""
 
     def __call__(self, interactions: Interactions) -> Interactions:
-        """The events with a high rating. Raises DataError for a log without ratings."""
-        if "rating" not in interactions.columns:
-            raise DataError(f"{interactions.source}: no rating column.", hint='name it: rating="..." (--rating).')
+        """The events with a high rating. Raises DataError for a log without ratings, or with some unreadable."""
+        interactions.check_ratings()
         return interactions.keep(pl.col("rating") >= self.at_least, self.to_plain())
 
 

@@ -14,9 +14,10 @@ and raises one error that says where, what, how many and the first place. Everyt
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from guiderec.data.dataset import Vocabulary
+from guiderec.data.delimited import (
+    BROKEN,
+    OTHERS,
+    SEPARATORS,
+    UNSAID,
+    Delimited,
+    delimited,
+    ending,
+    likely_separator,
+    refuse_options,
+)
 from guiderec.data.sequences import Ids, Sequences
 from guiderec.errors import DataError, nearest
 
@@ -32,17 +44,29 @@ TimeUnit = Literal["s", "ms", "us", "ns"]
 
 ALIASES: dict[Role, tuple[str, ...]] = {
     "user": (
-        *("user", "userid", "uid", "reviewerid", "customerid", "visitorid", "accountid", "memberid", "queryid"),
-        *("sessionid", "session"),
+        "user userid uid reviewerid customerid visitorid accountid memberid profileid playerid viewerid",
+        "username reviewername profilename",
+        "session sessionid usersession queryid",
     ),
     "item": (
-        *("item", "itemid", "iid", "movieid", "productid", "asin", "parentasin", "articleid", "newsid", "videoid"),
-        *("trackid", "songid", "bookid", "businessid", "gameid", "sku"),
+        "item itemid iid movieid filmid animeid productid asin parentasin sku isbn articleid clickarticleid newsid"
+        " videoid trackid traid songid bookid gameid recipeid beerid",
+        "artistid artid businessid venueid placeid poiid locationid appid",
     ),
-    "time": ("time", "timestamp", "ts", "datetime", "date", "unixreviewtime", "eventtime", "createdat"),
-    "rating": ("rating", "ratings", "score", "stars", "overall", "weight"),
+    "time": (
+        "timestamp ts datetime timems unixtime unixtimestamp unixreviewtime sorttimestamp eventtime eventtimestamp"
+        " clicktime clicktimestamp checkintime utctime createdat",
+        "time date reviewdate eventdate tdat",
+    ),
+    "rating": ("rating ratings score stars overall starrating bookrating userrating", "weight"),
 }
-"""Column names that are understood, the preferred first; case, spaces, `_`, `-` and a RecBole `:type` do not matter."""
+"""Column names that are understood; case, spaces, `_`, `-` and a RecBole `:type` do not matter.
+
+Names of one group are rivals: a log with two of them is an error. An earlier group is preferred: an event is a user's
+before a session's, of a track before its artist's, and `time` and `date` may be halves of what `timestamp` is whole.
+"""
+RECBOLE: dict[Role, str] = {"user": "userid", "item": "itemid", "time": "timestamp", "rating": "rating"}
+"""What RecBole reads by default; among columns with its `:type` these come first."""
 
 SPECIAL_IDS = frozenset({"[pad]", "<pad>", "[padding]", "<padding>", "[mask]", "<mask>", "[unk]", "<unk>"})
 """Texts that other programs use for padding and the like; compared in lower case."""
@@ -75,7 +99,8 @@ class Interactions:
     """A validated log, not yet loaded.
 
     `frame` has the columns `row`, `user` and `item` (each int64 or text) and, where known, `time` (int64 or float64,
-    `ticks` per second since 1970) and `rating` (float64), in the order of the source.
+    `ticks` per second since 1970) and `rating` (float64; null where it cannot be read, see `check_ratings`), in the
+    order of the source.
     """
 
     frame: pl.LazyFrame
@@ -89,6 +114,10 @@ class Interactions:
     ticks: int = 1
     filters: tuple[dict[str, Any], ...] = ()
     """Plain data of the filters that were applied, in order."""
+    source_columns: Mapping[str, str] = field(default_factory=dict)
+    """The column of the source that each role was read from."""
+    ratings: _Ratings | None = field(default=None, repr=False)
+    """What an error about ratings has to say."""
 
     @classmethod
     def read(
@@ -102,40 +131,72 @@ class Interactions:
         time_unit: TimeUnit = "s",
         order: Literal["time", "row"] = "time",
         name: str | None = None,
+        separator: str | None = None,
+        columns: Sequence[str] | None = None,
+        encoding: str = "utf-8",
     ) -> Interactions:
-        """The log in a file (.csv, .tsv, .inter, .jsonl, .ndjson, .parquet) or a Polars or pandas frame.
+        """The log in a file (.csv, .tsv, .inter, .jsonl, .ndjson, .parquet, text) or a Polars or pandas frame.
 
         Parameters
         ----------
         user, item, time, rating
-            Names of the columns; without them common names are recognised (`ALIASES`).
+            Names of the columns; without them common names are recognised (`ALIASES`). Ratings are checked when they
+            are used (`check_ratings`), not before.
         time_unit
             Unit of times that are numbers. Dates and ISO texts need none; without a zone they are UTC.
         order
             `row`: the rows of a user are in order already, and a time column is not looked at.
+        separator
+            What separates the fields of a text file, if its ending does not say so: `::`, `|`, `;`, a tab.
+        columns
+            Names of all fields of a text file without a header.
+        encoding
+            Encoding of a text file: `latin-1`, `cp1252`, ...
 
         Text that consists of integers throughout, without leading zeros, is read as integers.
 
         Raises
         ------
         DataError
-            For an unreadable or empty source, a missing column, a null or empty id, an id that stands for padding, a
-            time that cannot be read or lies before the year 1 or beyond the year 3000.
+            For an unreadable or empty source, a missing column or two that could be the same role, a null or empty
+            id, an id that stands for padding, a time that cannot be read or lies before the year 1 or beyond the year
+            3000, lines of text with too few or too many fields or of another encoding.
+        ConfigError
+            For a separator, names or an encoding that cannot be, or for a source that is no delimited text.
         """
-        frame, label, stem = _open(source)
-        place = _Place(label, *_first_line(source))
+        frame, place, stem = _open(source, separator, columns, encoding)
+        label = place.source
         given: dict[Role, str | None] = {"user": user, "item": item, "time": time, "rating": rating}
-        schema = _schema(frame, label)
-        found = _resolve(schema, given, label, skip={"time"} if order == "row" else set())
+        schema = _schema(frame, place)
+        found, rivals = _resolve(schema, given, place, skip={"time"} if order == "row" else set())
         _refuse_repeated(found, schema, place)
-        frame = frame.select(*(pl.col(column).alias(role) for role, column in found.items())).with_row_index("row")
-        frame, ticks = _typed(frame, found, place, time_unit)
-        return cls(frame, label, name or stem, tuple(found), order, ticks)
+        _refuse_header(found, place)
+        raw = _selected(frame, schema, found, place)
+        typed, ticks = _typed(raw, found, place, time_unit)
+        ratings = _Ratings(raw, found, rivals, place)
+        return cls(typed, label, name or stem, tuple(found), order, ticks, (), found, ratings)
 
     @property
     def has_time(self) -> bool:
         """Whether the log has a time column."""
         return "time" in self.columns
+
+    def check_ratings(self) -> None:
+        """Nothing, or a DataError: no column of ratings, two that could be it, or events without a readable rating."""
+        if "rating" not in self.columns:
+            raise _no_ratings(self.source, () if self.ratings is None else self.ratings.rivals)
+        bad = ~pl.col("rating").is_finite().fill_null(False)
+        counts = self.frame.select(rows=pl.len(), bad=bad.sum(), first=pl.col("row").filter(bad).min())
+        result = counts.collect(engine="streaming").row(0, named=True)
+        if result["bad"]:
+            raise self._unreadable_rating(result["rows"], result["bad"], result["first"])
+
+    def _unreadable_rating(self, rows: int, bad: int, first: int) -> DataError:
+        fault = "is empty or not a number"
+        if self.ratings is None:
+            return DataError(f"{self.source}: 'rating' {fault} in {bad:,} of {rows:,} rows.", hint=_HINTS[fault])
+        raw, found, place = self.ratings.raw, self.ratings.found, self.ratings.place
+        return _fault(raw, found, place, "rating", fault, _Count(rows, bad, first))
 
     def keep(self, condition: pl.Expr, by: Mapping[str, Any]) -> Interactions:
         """Only the events for which `condition` holds; `by` describes the filter in plain data."""
@@ -248,36 +309,40 @@ class _Place:
     """How to name a row in a message."""
 
     source: str
-    unit: str
-    first: int
+    unit: str = "row"
+    """Text files are read with an editor, which counts lines from 1; frames are counted from 0."""
+    first: int = 0
+    text: Delimited | None = None
 
     def row(self, row: int) -> str:
-        return f"{self.unit} {row + self.first}"
+        return f"{self.unit} {row + self.first if self.text is None else self.text.line(row)}"
+
+    def unreadable(self, error: Exception) -> DataError:
+        """The error for what Polars refused to read."""
+        if self.text is not None:
+            self.text.check()
+        return DataError(f"{self.source}: cannot be read ({str(error).splitlines()[0]}).")
 
 
-def _first_line(source: Any) -> tuple[str, int]:
-    """Text files are read with an editor, which counts lines from 1; frames are counted from 0."""
-    suffix = _suffix(Path(source)) if isinstance(source, str | Path) else ""
-    if suffix in (".csv", ".tsv", ".inter"):
-        return "line", 2
-    return ("line", 1) if suffix in (".jsonl", ".ndjson") else ("row", 0)
+@dataclass(frozen=True)
+class _Ratings:
+    """What an error about ratings has to say: nobody looks at them before they are used."""
+
+    raw: pl.LazyFrame
+    found: Mapping[str, str]
+    rivals: tuple[str, ...]
+    """Columns that could all be the ratings."""
+    place: _Place
 
 
-def _suffix(path: Path) -> str:
-    """The ending that says the format: `.csv` of `log.csv.gz`."""
-    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
-
-
-def _open(source: Any) -> tuple[pl.LazyFrame, str, str]:
-    """A lazy frame, its label for messages, and a short name."""
-    if isinstance(source, pl.LazyFrame):
-        return source, "polars LazyFrame", "log"
-    if isinstance(source, pl.DataFrame):
-        return source.lazy(), "polars DataFrame", "log"
-    if type(source).__module__.split(".")[0] == "pandas":
-        return pl.from_pandas(source).lazy(), "pandas DataFrame", "log"
+def _open(
+    source: Any, separator: str | None, columns: Sequence[str] | None, encoding: str
+) -> tuple[pl.LazyFrame, _Place, str]:
+    """A lazy frame, how to name its rows, and a short name."""
     if not isinstance(source, str | Path):
-        raise DataError(f"A log is a file or a Polars or pandas frame, not {type(source).__name__}.")
+        frame, kind = _frame(source)
+        refuse_options(f"A {kind}", separator, columns, encoding)
+        return frame, _Place(kind), "log"
     path = Path(source)
     if not path.is_file():
         if path.exists():
@@ -285,23 +350,40 @@ def _open(source: Any) -> tuple[pl.LazyFrame, str, str]:
         raise DataError(f"{path}: no such file.", hint=_files_near(path))
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
-    return _scan(path), str(path), path.name.split(".")[0]
+    stem = path.name.split(".")[0]
+    text = delimited(path, separator=separator, columns=columns, encoding=encoding)
+    if text is None:
+        return *_scan(path), stem
+    place = _Place(str(path), "line", text.first_line, text)
+    try:
+        return text.scan(), place, stem
+    except (pl.exceptions.PolarsError, *BROKEN) as error:
+        raise place.unreadable(error) from None
 
 
-def _scan(path: Path) -> pl.LazyFrame:
-    """Text files are read as text throughout: what is a number is decided on all rows, not on the first hundred."""
-    match _suffix(path):
-        case ".csv":
-            return pl.scan_csv(path, infer_schema=False)
-        case ".tsv" | ".inter":
-            return pl.scan_csv(path, infer_schema=False, separator="\t", quote_char=None)
+def _frame(source: Any) -> tuple[pl.LazyFrame, str]:
+    """A data frame as a lazy one, and what kind it was."""
+    if isinstance(source, pl.LazyFrame):
+        return source, "polars LazyFrame"
+    if isinstance(source, pl.DataFrame):
+        return source.lazy(), "polars DataFrame"
+    if type(source).__module__.split(".")[0] == "pandas":
+        return pl.from_pandas(source).lazy(), "pandas DataFrame"
+    raise DataError(f"A log is a file or a Polars or pandas frame, not {type(source).__name__}.")
+
+
+def _scan(path: Path) -> tuple[pl.LazyFrame, _Place]:
+    """A file that is not delimited text."""
+    match ending(path):
         case ".jsonl" | ".ndjson":
-            return pl.scan_ndjson(path, infer_schema_length=None)
+            return pl.scan_ndjson(path, infer_schema_length=None), _Place(str(path), "line", 1)
         case ".parquet":
-            return pl.scan_parquet(path)
+            return pl.scan_parquet(path), _Place(str(path))
         case other:
+            known = [*SEPARATORS, *UNSAID, *OTHERS]
             raise DataError(
-                f"{path}: logs end in .csv, .tsv, .inter, .jsonl, .ndjson or .parquet, not {other or 'nothing'!r}."
+                f"{path}: logs end in {', '.join(known[:-1])} or {known[-1]}, not {other or 'nothing'!r}.",
+                hint='if it is text, say what separates the fields: separator="..." (--separator).',
             )
 
 
@@ -310,11 +392,11 @@ def _files_near(path: Path) -> str | None:
     return nearest(path.name, names).strip() or None
 
 
-def _schema(frame: pl.LazyFrame, source: str) -> pl.Schema:
+def _schema(frame: pl.LazyFrame, place: _Place) -> pl.Schema:
     try:
         return frame.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{source}: cannot be read ({str(error).splitlines()[0]}).") from None
+        raise place.unreadable(error) from None
 
 
 # --- columns ------------------------------------------------------------------------------------------------------
@@ -324,24 +406,43 @@ def _plain(column: str) -> str:
     return re.sub(r"[^a-z0-9]", "", column.split(":")[0].lower())
 
 
-def _resolve(schema: pl.Schema, given: Mapping[Role, str | None], source: str, skip: set[str]) -> dict[str, str]:
-    """Column of each role that the log has."""
-    columns = schema.names()
+def _resolve(
+    schema: pl.Schema, given: Mapping[Role, str | None], place: _Place, skip: set[str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Column of each role that the log has; and the columns that could all be the ratings, which need no other."""
+    columns, source = schema.names(), place.source
     found: dict[str, str] = {}
+    rivals: tuple[str, ...] = ()
     for role, wanted in given.items():
         if role in skip:
             continue
-        column = _named(wanted, role, columns, source) if wanted is not None else _by_alias(role, columns, source)
-        if column is not None:
-            found[role] = column
+        candidates = usual_columns(role, columns) if wanted is None else [_named(wanted, role, columns, source)]
+        if len(candidates) == 1:
+            found[role] = candidates[0]
+        elif role == "rating":
+            rivals = tuple(candidates)
+        elif candidates:
+            raise _ambiguous(candidates, role, source)
     for role in ("user", "item"):
         if role not in found:
             near = nearest(role, [*map(_plain, columns), *columns])
             raise DataError(
                 f"{source}: no column for '{role}' (columns: {', '.join(columns)}).{near}",
-                hint=f'name it: {role}="..." (--{role} on the command line).',
+                hint=_how_to_name(role, columns, place),
             )
-    return found
+    return found, rivals
+
+
+def _how_to_name(role: str, columns: list[str], place: _Place) -> str:
+    """What to do about a missing column; of a text file the separator or the header may be what is missing."""
+    if place.text is not None and place.text.columns is None:
+        if len(columns) == 1 and (separator := likely_separator(columns[0])):
+            return (
+                f"say what separates the fields: separator={separator!r} (--separator {quote(ascii(separator)[1:-1])})."
+            )
+        if any(re.fullmatch(r"-?[0-9.]+(_duplicated_[0-9]+)?", column) for column in columns):
+            return "if the file has no header, name its fields: columns=[...] (--columns user,item,... as they come)."
+    return f'name it: {role}="..." (--{role} on the command line).'
 
 
 def _named(wanted: str, role: str, columns: list[str], source: str) -> str:
@@ -352,17 +453,29 @@ def _named(wanted: str, role: str, columns: list[str], source: str) -> str:
     return wanted
 
 
-def _by_alias(role: Role, columns: list[str], source: str) -> str | None:
-    """The column with the most preferred alias."""
-    for alias in ALIASES[role]:
-        matches = [column for column in columns if _plain(column) == alias]
-        if len(matches) > 1:
-            raise DataError(
-                f"{source}: {' and '.join(map(repr, matches))} could both be '{role}'.", hint=f'name it: {role}="...".'
-            )
+def usual_columns(role: Role, columns: Sequence[str]) -> list[str]:
+    """The columns with a name of the most preferred group; more than one is a question for the caller."""
+    for group in ALIASES[role]:
+        matches = [column for column in columns if _plain(column) in group.split()]
         if matches:
-            return matches[0]
-    return None
+            typed = [column for column in matches if ":" in column and _plain(column) == RECBOLE[role]]
+            return typed if len(typed) == 1 else matches
+    return []
+
+
+def _ambiguous(columns: Sequence[str], role: str, source: str) -> DataError:
+    names = f"{', '.join(map(repr, columns[:-1]))} and {columns[-1]!r}"
+    quantity = "both" if len(columns) == 2 else "all"
+    return DataError(
+        f"{source}: {names} could {quantity} be '{role}'.",
+        hint=f'name the one to read: {role}="{columns[0]}" (--{role} {quote(columns[0])} on the command line).',
+    )
+
+
+def _no_ratings(source: str, rivals: Sequence[str]) -> DataError:
+    if rivals:
+        return _ambiguous(rivals, "rating", source)
+    return DataError(f"{source}: no rating column.", hint='name it: rating="..." (--rating).')
 
 
 def _refuse_repeated(found: Mapping[str, str], schema: pl.Schema, place: _Place) -> None:
@@ -375,6 +488,33 @@ def _refuse_repeated(found: Mapping[str, str], schema: pl.Schema, place: _Place)
             )
 
 
+def _refuse_header(found: Mapping[str, str], place: _Place) -> None:
+    """DataError where the fields were named, and yet the first line is a header."""
+    if place.text is None or place.text.columns is None:
+        return
+    first = dict(zip(place.text.columns, place.text.first_record(), strict=False))
+    held = {role: first.get(found[role], "") for role in ("user", "item")}
+    if all(_plain(held[role]) in " ".join(ALIASES[role]).split() for role in ("user", "item")):
+        raise DataError(
+            f"{place.source}: line 1 is a header ({', '.join(first.values())}), and the columns are named besides.",
+            hint="leave out columns= (--columns), or remove the line.",
+        )
+
+
+_FIELD = "field of the text "
+
+
+def _selected(frame: pl.LazyFrame, schema: pl.Schema, found: Mapping[str, str], place: _Place) -> pl.LazyFrame:
+    """`row` and the columns of the roles; of text all others as well, by number.
+
+    Polars notices a long line only when it reads every field, and a short one leaves the last field empty.
+    """
+    columns = [pl.col(column).alias(role) for role, column in found.items()]
+    if place.text is not None:
+        columns += [pl.col(column).alias(f"{_FIELD}{number}") for number, column in enumerate(schema.names())]
+    return frame.select(columns).with_row_index("row")
+
+
 # --- values -------------------------------------------------------------------------------------------------------
 
 
@@ -382,8 +522,10 @@ def _typed(
     frame: pl.LazyFrame, found: Mapping[str, str], place: _Place, time_unit: TimeUnit
 ) -> tuple[pl.LazyFrame, int]:
     """Columns in their final types, after every value was checked; and the ticks per second of `time`."""
-    schema = _schema(frame, place.source)
+    schema = _schema(frame, place)
     facts = _facts(frame, schema, place)
+    if place.text is not None and facts[schema.names()[-1]]:
+        place.text.check()
     if facts["rows"] == 0:
         raise DataError(f"{place.source}: no rows.")
     typed = {role: _id_expression(role, schema[role], facts, found[role], place) for role in ("user", "item")}
@@ -391,7 +533,7 @@ def _typed(
     if "time" in found:
         typed["time"], ticks = _time_expression(schema["time"], facts, ticks, found["time"], place)
     if "rating" in found:
-        typed["rating"] = pl.col("rating").cast(pl.Float64, strict=False)
+        typed["rating"] = _rating_expression(schema["rating"])
     result = frame.select("row", *(expression.alias(role) for role, expression in typed.items()))
     _check_values(frame, result, found, ticks, place)
     return result, ticks
@@ -400,6 +542,8 @@ def _typed(
 def _facts(frame: pl.LazyFrame, schema: pl.Schema, place: _Place) -> dict[str, Any]:
     """What all values of a column have in common, in one pass: number of rows, texts that are all integers."""
     wanted = [pl.len().alias("rows")]
+    if place.text is not None:
+        wanted.append(pl.col(f"^{_FIELD}[0-9]+$").null_count())
     for role in ("user", "item", "time"):
         kind = schema.get(role)
         if kind in (pl.String, pl.Categorical, pl.Enum):
@@ -410,14 +554,14 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema, place: _Place) -> dict[str, A
         elif kind is not None and kind.is_float():
             held = pl.col(role).drop_nulls().drop_nans()
             wanted.append((held == held.round()).all().alias(f"{role} integer"))
-    return _collect(frame.select(wanted), place.source).row(0, named=True)
+    return _collect(frame.select(wanted), place).row(0, named=True)
 
 
-def _collect(query: pl.LazyFrame, source: str) -> pl.DataFrame:
+def _collect(query: pl.LazyFrame, place: _Place) -> pl.DataFrame:
     try:
         return query.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{source}: cannot be read ({str(error).splitlines()[0]}).") from None
+        raise place.unreadable(error) from None
 
 
 def _id_expression(role: str, kind: pl.DataType, facts: Mapping[str, Any], column: str, place: _Place) -> pl.Expr:
@@ -431,6 +575,16 @@ def _id_expression(role: str, kind: pl.DataType, facts: Mapping[str, Any], colum
             raise DataError(f"{place.source}: '{column}' holds numbers with a fraction; ids are text or integers.")
         return value.fill_nan(None).cast(pl.Int64, strict=False)
     raise DataError(f"{place.source}: '{column}' holds {kind}; ids are text or integers.")
+
+
+def _rating_expression(kind: pl.DataType) -> pl.Expr:
+    """`rating` as float64, null where it cannot be read."""
+    value = pl.col("rating")
+    if kind in (pl.String, pl.Categorical, pl.Enum):
+        return value.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+    if kind.is_numeric() or kind == pl.Boolean:
+        return value.cast(pl.Float64, strict=False)
+    return pl.lit(None, dtype=pl.Float64)
 
 
 def _time_expression(
@@ -457,7 +611,7 @@ def _time_expression(
 
 def _iso(text: pl.Expr) -> pl.Expr:
     """Dates and times in ISO 8601, in UTC; null for anything else."""
-    text = text.str.replace("T", " ").str.replace(r"\s*[zZ]$", "+00:00")
+    text = text.str.replace(r"\s*(?:[zZ]|UTC)$", "+00:00").str.replace("T", " ")
     zoned = text.str.replace(r"([+-]\d\d):?(\d\d)$", "$1$2")
     forms = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
     with_zone = [
@@ -484,14 +638,13 @@ def _check_values(raw: pl.LazyFrame, typed: pl.LazyFrame, found: Mapping[str, st
         faults["time", "is empty or cannot be read as a time"] = pl.col("time").is_null()
         faults["time", "lies before the year 1"] = pl.col("time") < _EARLIEST * ticks
         faults["time", "lies beyond the year 3000"] = pl.col("time") > _LATEST * ticks
-    if "rating" in found:
-        faults["rating", "is not a number"] = ~pl.col("rating").is_finite().fill_null(False)
     counts = [bad.fill_null(True).sum().alias(f"{role}\n{fault}") for (role, fault), bad in faults.items()]
     firsts = [pl.col("row").filter(bad.fill_null(True)).min().alias(f"{r}\n{f}\nrow") for (r, f), bad in faults.items()]
-    result = _collect(typed.select(pl.len().alias("rows"), *counts, *firsts), place.source).row(0, named=True)
+    result = _collect(typed.select(pl.len().alias("rows"), *counts, *firsts), place).row(0, named=True)
     for role, fault in faults:
-        if result[f"{role}\n{fault}"]:
-            raise _fault(raw, found, place, role, fault, result)
+        if bad := result[f"{role}\n{fault}"]:
+            count = _Count(result["rows"], bad, result[f"{role}\n{fault}\nrow"])
+            raise _fault(raw, found, place, role, fault, count)
 
 
 _HINTS = {
@@ -501,19 +654,27 @@ _HINTS = {
     "is empty or cannot be read as a time": "times are numbers, dates or ISO texts (2014-07-01T12:00:00Z).",
     "lies before the year 1": "remove these events, or read without times (--order row).",
     "lies beyond the year 3000": 'the unit is not seconds: time_unit="ms", "us" or "ns" (--time-unit).',
-    "is not a number": "remove these events, or leave the rating column out.",
+    "is empty or not a number": "remove these events, or do without the ratings (--min-rating, --dislike-at-most).",
 }
 
 
+@dataclass(frozen=True)
+class _Count:
+    """How often a fault occurs, and where first."""
+
+    rows: int
+    bad: int
+    first: int
+
+
 def _fault(
-    raw: pl.LazyFrame, found: Mapping[str, str], place: _Place, role: str, fault: str, result: Mapping[str, Any]
+    raw: pl.LazyFrame, found: Mapping[str, str], place: _Place, role: str, fault: str, count: _Count
 ) -> DataError:
     """The error for one kind of fault, with the first value as the source has it."""
-    row = result[f"{role}\n{fault}\nrow"]
-    first = _collect(raw.filter(pl.col("row") == row).head(1), place.source).row(0, named=True)
+    first = _collect(raw.filter(pl.col("row") == count.first).head(1).select({"user", role}), place).row(0, named=True)
     whose = "" if role == "user" else f", user {first['user']!r}"
     return DataError(
-        f"{place.source}: '{found[role]}' {fault} in {result[f'{role}{chr(10)}{fault}']:,} of {result['rows']:,} rows"
-        f" (first: {place.row(row)}{whose}, value {first[role]!r}).",
+        f"{place.source}: '{found[role]}' {fault} in {count.bad:,} of {count.rows:,} rows"
+        f" (first: {place.row(count.first)}{whose}, value {first[role]!r}).",
         hint=_HINTS[fault],
     )

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -30,9 +30,10 @@ import numpy as np
 import polars as pl
 
 from guiderec.data import parquet
-from guiderec.data.dataset import EVALUATED, PARTS, Dataset, Fingerprint, Vocabulary
+from guiderec.data.dataset import EVALUATED, PARTS, Dataset, Fingerprint, RawId, Vocabulary
+from guiderec.data.delimited import delimited, ending
 from guiderec.data.impressions import with_shown
-from guiderec.data.interactions import encode
+from guiderec.data.interactions import encode, usual_columns
 from guiderec.data.protocols import (
     Impressions,
     LeaveOneOut,
@@ -175,19 +176,93 @@ def resplit(source: str | Path | Dataset, protocol: Protocol) -> Dataset:
     return replace(protocol.dataset(full, dataset.vocabulary, name=name, users=dataset.users), filters=dataset.filters)
 
 
-def with_items(dataset: Dataset, file: str | Path, *, id_column: str = "item") -> Dataset:
-    """The split with what `file` (Parquet) says about its items: `name` or `title`, `category` or `genres`, ...
+@dataclass(frozen=True)
+class ItemTable:
+    """What a file says about items: `item`, `name` and `category` where known, and its other columns as they are."""
 
-    The catalogue stays what it is: items of the file that the log never shows are left out. Raises DataError when the
-    file has no such column or lists none of the items.
+    frame: pl.DataFrame
+    source: str
+    """For messages: the file."""
+    id_column: str
+    """What the file calls `item`."""
+
+    def without_row(self, vocabulary: Vocabulary) -> list[RawId]:
+        """The items of a catalogue that the table says nothing about, ascending."""
+        raw = pl.Series("item", list(vocabulary.raw))
+        known = self.frame["item"].cast(raw.dtype, strict=False).drop_nulls()
+        return raw.filter(~raw.is_in(known.implode())).to_list()
+
+
+def read_items(
+    file: str | Path,
+    *,
+    id_column: str = "item",
+    separator: str | None = None,
+    columns: Sequence[str] | None = None,
+    encoding: str = "utf-8",
+) -> ItemTable:
+    """The table of items in a file.
+
+    Parameters
+    ----------
+    file
+        Parquet, JSON lines (.jsonl, .ndjson) or delimited text (.csv, .tsv, .inter, .txt, .dat, .data), of which every
+        column is text.
+    id_column
+        Column with the ids.
+    separator, columns, encoding
+        How to read delimited text; as for `Interactions.read`.
+
+    Raises
+    ------
+    DataError
+        For an unreadable file, no such column of ids, or an id that stands in two rows.
     """
-    table = _item_table(Path(file), id_column)
+    path = Path(file)
+    text = delimited(path, separator=separator, columns=columns, encoding=encoding, options="--items-")
+    if text is None or not path.is_file():
+        frame = _read_json_lines(path) if ending(path) in (".jsonl", ".ndjson") else _read_parquet(path)
+    else:
+        frame = text.read()
+    if id_column not in frame.columns:
+        likely = next(iter(usual_columns("item", frame.columns)), "...")
+        raise DataError(
+            f"{path}: no column '{id_column}' (columns: {', '.join(frame.columns)}).",
+            hint=f'name the column of ids: id_column="{likely}" (--item-id {likely}).',
+        )
+    return ItemTable(_item_table(frame, path, id_column), str(path), id_column)
+
+
+def with_items(
+    dataset: Dataset,
+    file: str | Path | ItemTable,
+    *,
+    id_column: str = "item",
+    separator: str | None = None,
+    columns: Sequence[str] | None = None,
+    encoding: str = "utf-8",
+) -> Dataset:
+    """The split with what `file` says about its items: `name` or `title`, `category` or `genres`, ...
+
+    `file` and the options are those of `read_items`, or `file` is what that returns. The catalogue stays what it is:
+    items of the file that the log never shows are left out, and items without a row have their id for a name
+    (`ItemTable.without_row` lists them). Raises DataError when the file has no such column or lists none of the items.
+    """
+    if isinstance(file, ItemTable):
+        table = file
+    else:
+        table = read_items(file, id_column=id_column, separator=separator, columns=columns, encoding=encoding)
     raw = pl.DataFrame({"item": list(dataset.vocabulary.raw)})
-    known = table.with_columns(pl.col("item").cast(raw.schema["item"], strict=False))
+    known = table.frame.with_columns(pl.col("item").cast(raw.schema["item"], strict=False)).drop_nulls("item")
+    if (twice := known.filter(pl.col("item").is_duplicated())).height:
+        raise DataError(f"{table.source}: '{table.id_column}' {twice['item'][0]!r} stands in more than one row.")
     if not raw["item"].is_in(known["item"].implode()).any():
-        raise DataError(f"{file}: '{id_column}' lists none of the {len(raw):,} items of {dataset.name}.")
+        raise DataError(
+            f"{table.source}: '{table.id_column}' lists none of the {len(raw):,} items of {dataset.name} (the file has"
+            f" {table.frame['item'][0]!r}, the log {dataset.vocabulary.raw[0]!r})."
+        )
     joined = raw.join(known, on="item", how="left", maintain_order="left")
-    return replace(dataset, vocabulary=Vocabulary(dataset.vocabulary.raw, joined))
+    return replace(dataset, vocabulary=Vocabulary(dataset.vocabulary.raw, _named(joined)))
 
 
 def full_sequences(dataset: Dataset) -> Sequences:
@@ -279,6 +354,15 @@ def _read_parquet(file: Path) -> pl.DataFrame:
         raise DataError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]}).") from None
 
 
+def _read_json_lines(file: Path) -> pl.DataFrame:
+    if not file.is_file():
+        raise DataError(f"{file}: no such file.")
+    try:
+        return pl.read_ndjson(file, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{file}: not readable as JSON lines ({str(error).splitlines()[0]}).") from None
+
+
 def _read_sequences(file: Path) -> pl.DataFrame:
     """Columns `user` and `items` of one file, checked: text or int64, no null and no sequence without items."""
     frame = _read_parquet(file)
@@ -345,19 +429,18 @@ def _vocabulary(folder: Path, id_column: str, frames: Mapping[str, pl.DataFrame]
     if table is None:
         return Vocabulary(tuple(occurring.to_list()))
     id_column = "item" if table.parent == folder else id_column
-    items = _item_table(table, id_column)
+    items = _item_table(_read_parquet(table), table, id_column)
     if _ids_kind(items.schema["item"], f"{table}: '{id_column}'") != kind:
         raise DataError(f"{table}: '{id_column}' holds {items.schema['item']}, the sequences hold {occurring.dtype}.")
     return Vocabulary(tuple(items["item"].to_list()), items)
 
 
-def _item_table(file: Path, id_column: str) -> pl.DataFrame:
+def _item_table(frame: pl.DataFrame, file: Path, id_column: str) -> pl.DataFrame:
     """One row per item of the catalogue in ascending order of `item`, with `name` and `category` where known.
 
     Rows without an id are items that the sequences never show. Where the ids number a catalogue without gaps, such
     items have the unused numbers: as many as there are rows without an id, or the table is not read that way.
     """
-    frame = _read_parquet(file)
     if id_column not in frame.columns:
         raise DataError(f"{file}: no column '{id_column}' (columns: {', '.join(frame.columns)}).")
     if (held := frame.schema[id_column]).is_nested() or held == pl.Binary:
@@ -385,9 +468,14 @@ def _item_table(file: Path, id_column: str) -> pl.DataFrame:
         raise DataError(f"{file}: '{id_column}' {twice['item'][0]!r} stands in more than one row.")
     if nameless and items["item"].dtype.is_integer():
         items = _with_unused_numbers(items, nameless)
-    if "name" in items.columns:
-        items = items.with_columns(pl.coalesce(pl.col("name"), pl.col("item").cast(pl.String)))
-    return items
+    return _named(items)
+
+
+def _named(items: pl.DataFrame) -> pl.DataFrame:
+    """The table with the id as the name of an item that has none."""
+    if "name" not in items.columns:
+        return items
+    return items.with_columns(pl.coalesce(pl.col("name"), pl.col("item").cast(pl.String)))
 
 
 def _with_unused_numbers(items: pl.DataFrame, count: int) -> pl.DataFrame:
