@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guiderec.report.runs import Run, labels
-from guiderec.report.tables import Cell, Table, title
+from guiderec.report.tables import Cell, Table, data_name, title
 
 UNSTEERED = "unsteered"
 RIVALS = {
@@ -78,7 +78,7 @@ def _table(run: Run, name: str, where: str, procedure: Mapping[str, Any]) -> Tab
         )
         for point in procedure["points"]
     ]
-    caption = f"Steering, {procedure['name']}: {name}, {where}, of {run.data.get('name', 'unnamed data')}"
+    caption = f"Steering, {procedure['name']}: {name}, {where}, of {data_name(run)}"
     note = (
         f"{procedure['n_wishes']:,} of {procedure['n_rows']:,} rows have a wish. Exposure: items of the group in the "
         "list. Shift: log2 of the rank of the followed items, after over before. Overlap: share of the rest of the "
