@@ -77,8 +77,15 @@ def recipes() -> dict[str, Callable[[], Experiment]]:
 def recipe(name: str) -> Experiment:
     """The experiment of a recipe, by name. Raises ConfigError with the nearest name."""
     if name not in recipes():
-        raise ConfigError(
-            f"There is no recipe '{name}'.{nearest(name, recipes())}", hint="`guiderec recipes` lists all of them"
-        )
+        raise _no_recipe(name)
     experiment = recipes()[name]()
     return experiment.replace(recipe=name)
+
+
+def _no_recipe(name: str) -> ConfigError:
+    """The error for a name that no recipe has; of a model alone, with the recipes of that model."""
+    if own := [each for each in recipes() if each.partition(":")[0] == name]:
+        return ConfigError(f"'{name}' is a model; its recipes are {', '.join(own)}.", hint=f"for example {own[0]}")
+    return ConfigError(
+        f"There is no recipe '{name}'.{nearest(name, recipes())}", hint="`guiderec recipes` lists all of them"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from guiderec.report.runs import Run, labels
@@ -34,8 +35,13 @@ def tables(runs: Sequence[Run], part: str = "test") -> list[Table]:
 
 
 def record_tables(run: Run, name: str, record: str) -> list[Table]:
-    """The tables of one record of a run, such as `test` or `test-LABEL`."""
-    return [_table(run, name, where(record), procedure) for procedure in run.steering[record]["procedures"]]
+    """The tables of one record of a run, such as `test` or `test-LABEL`; the last says what could not be measured."""
+    found = [_table(run, name, where(record), procedure) for procedure in run.steering[record]["procedures"]]
+    reasons = run.steering[record].get("not_measured") or {}
+    if found and isinstance(reasons, dict):
+        told = " ".join(f"Not measured: {procedure}. {reason}" for procedure, reason in reasons.items())
+        found[-1] = replace(found[-1], note=f"{found[-1].note} {told}".strip())
+    return found
 
 
 def records(run: Run, part: str) -> list[str]:
