@@ -367,7 +367,7 @@ def _check_vectors(vectors: Tensor) -> None:
     if len(vectors) - 1 < LEAST_ITEMS:
         raise ConfigError(
             f"An index needs at least {LEAST_ITEMS:,} items, got {len(vectors) - 1:,}.",
-            hint="leave it out, and --index: all items are scored, which is quick for so few",
+            hint="build none, and leave --index out: all items are scored, which is quick for so few",
         )
     for first in range(1, len(vectors), _BLOCK):
         finite = vectors[first : first + _BLOCK].isfinite().all(dim=1)
