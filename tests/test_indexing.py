@@ -115,7 +115,7 @@ def test_weights_that_were_trained_further_make_it_stale(run: Path, dataset: Dat
 
 def test_a_model_that_is_saved_again_loses_its_old_index(run: Path):
     model_of(split_of(ITEMS), seed=1).save_pretrained(run / "model")
-    with pytest.raises(CheckpointError, match=r"there is no such file. Hint: guiderec index RUN"):
+    with pytest.raises(CheckpointError, match=rf"no such file. Hint: guiderec index {run} --data SPLIT builds it; "):
         Model.from_pretrained(run, index=True)
 
 
@@ -203,7 +203,7 @@ def test_the_commands(run: Path, dataset: Dataset, tmp_path: Path, capfd: pytest
 
     (run / "model" / FILE).unlink()
     assert main([str(word) for word in (*asked, "--index")]) == 2
-    assert "index.safetensors: there is no such file. Hint: guiderec index RUN" in capfd.readouterr().err
+    assert f"index.safetensors: there is no such file. Hint: guiderec index {run} --data" in capfd.readouterr().err
 
 
 def test_every_user_through_the_index(run: Path, tmp_path: Path):

@@ -164,6 +164,18 @@ def test_a_list_may_be_shorter_or_empty(model: Model):
     assert almost.schema == model.recommend([[]]).schema
 
 
+def test_where_nobody_says_how_long_a_list_is_as_long_as_can_be(model: Model):
+    assert len(model.recommend([[]])) == 10
+    seven = Vocabulary(tuple("abcdefg"))
+    recommender = build(model_config({"name": "popularity"}), 7)
+    recommender.prepare(sequences_of([([1, 2], 3), ([3], 2)]))
+    small = Model(recommender, seven, max_length=5)
+    assert len(small.recommend([["a"]])) == small.list_length() == 7
+    assert len(small.recommend([["a"]], k=3)) == 3
+    with pytest.raises(ConfigError, match="k must be at most 7, the number of items, got 10"):
+        small.recommend([["a"]], k=10)
+
+
 def test_whole_numbers_as_item_ids():
     numbered = make(vocabulary=Vocabulary(tuple(range(100, 100 + ITEMS))))
     frame = numbered.recommend([[100, 101]], k=3)
@@ -503,6 +515,19 @@ def test_no_directory(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file: there is no such directory"):
         Model.from_pretrained(tmp_path / "file")
+
+
+def test_a_run_that_was_killed_says_how_to_go_on(tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "experiment.json").write_text(json.dumps({"recipe": "sasrec:beauty"}))
+    said = rf"run: holds no model, since .* Hint: `guiderec train sasrec:beauty --data SPLIT --out {run} --resume`"
+    for folder in (run, run / "model"):
+        with pytest.raises(CheckpointError, match=said):
+            Model.from_pretrained(folder)
+    (run / "experiment.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        Model.from_pretrained(run)
 
 
 class Exploit:

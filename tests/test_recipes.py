@@ -234,6 +234,11 @@ def test_diffurec_has_the_settings_of_its_authors_and_sasrec_its_rows(data_set: 
 def test_unknown_names_have_a_nearest_one():
     with pytest.raises(ConfigError, match=r"no recipe 'steerec:beauty'.* Did you mean 'steerrec:beauty'"):
         recipe("steerec:beauty")
+    with pytest.raises(
+        ConfigError, match=r"'sasrec' is a model; its recipes are .*sasrec:beauty, .*sasrec:toys.*"
+    ) as e:
+        recipe("sasrec")
+    assert all(name in str(e.value) for name in recipes() if name.startswith("sasrec:"))
     with pytest.raises(ConfigError, match=r"no model 'sasrek'.* Did you mean 'sasrec'"):
         model_class("sasrek")
     with pytest.raises(ConfigError, match="no model 'base'"):

@@ -54,8 +54,8 @@ UnknownItems = Literal["error", "drop"]
 class Options(Part):
     """What is asked for every user, as in `Model.recommend`, and how users are divided."""
 
-    k: int = Field(default=10, ge=1)
-    """Length of the lists."""
+    k: int | None = Field(default=None, ge=1)
+    """Length of the lists; None is what `Model.list_length` says."""
     exclude_seen: bool = False
     """Leave the items of a history out of its list."""
     guidance_scale: float | None = None
@@ -213,7 +213,8 @@ def recommend_all(
         For a folder that holds something else, another job's parts or a damaged part, or that another process is
         writing to.
     """
-    job = Job(model, people, options or Options())
+    options = options or Options()
+    job = Job(model, people, options.replace(k=model.list_length(options.k)))
     _refuse_what_the_model_refuses(job)
     out = Path(out)
     started = time.perf_counter()

@@ -23,7 +23,7 @@ from guiderec.data.dataset import Dataset
 from guiderec.errors import CheckpointError, ConfigError, DataError
 from guiderec.evaluation.index import FILE, ItemIndex, exact_items, item_vectors, recall_of, require_faiss
 from guiderec.evaluation.ranking import candidates_for, from_candidates, inference
-from guiderec.model import Model, model_folder
+from guiderec.model import Model, model_folder, refuse_unfinished
 from guiderec.models.base import EmbeddingRecommender
 from guiderec.recipes.run import require_same_data
 from guiderec.rng import Noise, numpy_generator
@@ -117,6 +117,7 @@ def build_index(
 
 
 def _require_place(run: Path, folder: Path, overwrite: bool) -> None:
+    refuse_unfinished(folder)
     if not (folder / "model.json").exists():
         raise CheckpointError(
             f"{run}: holds no model to build an index of.", hint="`guiderec train` stores one when it is done"

@@ -32,6 +32,8 @@ from guiderec.wishes import Category, Heard, Hearing, Honours, Wish, encode, ref
 
 FORMAT = 1
 """Version of the model directory."""
+LENGTH = 10
+"""Items in a list where nobody says how many."""
 
 
 class Description(Part):
@@ -111,7 +113,7 @@ class Model:
         self,
         histories: Sequence[Sequence[RawId]],
         *,
-        k: int = 10,
+        k: int | None = None,
         likes: Sequence[Sequence[Wish]] | None = None,
         dislikes: Sequence[Sequence[Wish]] | None = None,
         guidance_scale: float | None = None,
@@ -122,7 +124,7 @@ class Model:
         noise_seed: int = 0,
         batch_size: int = 256,
     ) -> pl.DataFrame:
-        """The k best items for each history of raw ids (oldest first), as a frame.
+        """The k best items for each history of raw ids (oldest first), as a frame. k None is what `list_length` says.
 
         Dislikes are never in the list. If the model steers, they also change what is generated, with strength
         `guidance_scale` (0 is off; None takes the model's own). Likes pull, with the same strength, in a model that can
@@ -163,7 +165,7 @@ class Model:
             a pool smaller than k; and to explain what is not a sum.
         """
         rows = len(rows_of("histories", histories))
-        self._check_whole("k", k, at_most=len(self.vocabulary))
+        k = self.list_length(k)
         self._check_whole("batch_size", batch_size)
         self._check_scale(guidance_scale)
         self._check_diversity(diversity, diversity_pool, k)
@@ -204,6 +206,13 @@ class Model:
         if len(frames) == 1:
             return frames[0]
         return pl.concat(frames) if frames else self._frame(0, Listed(none.double(), none, none))
+
+    def list_length(self, k: int | None = None) -> int:
+        """k, or of None 10, and all items where there are fewer. ConfigError for a k that no list can have."""
+        if k is None:
+            return min(LENGTH, len(self.vocabulary))
+        self._check_whole("k", k, at_most=len(self.vocabulary))
+        return k
 
     def meant(self, wishes: Sequence[Wish]) -> list[RawId]:
         """The raw ids of all items that wishes mean, each once. DataError for what is not in the catalogue."""
@@ -316,11 +325,13 @@ class Model:
         Raises
         ------
         CheckpointError
-            If a file is missing, damaged or does not fit; for an index that is missing, or of other weights.
+            If a file is missing, damaged or does not fit; for a run whose training has not ended; for an index that is
+            missing, or of other weights.
         ConfigError
             With `index`, for a model that does not rank by inner product, and without FAISS.
         """
         folder = model_folder(folder)
+        refuse_unfinished(folder)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: there is no such directory.")
         require_plain_files(folder, (*FILES, INDEX_FILE) if index else FILES)
@@ -413,6 +424,19 @@ def model_folder(path: str | Path) -> Path:
     """The folder of a model's files: that of a run, or else `path` itself."""
     folder = Path(path)
     return folder / "model" if (folder / "model" / "model.json").exists() else folder
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """CheckpointError where `folder` is a run without a model, or the place of its model: training has not ended."""
+    run = folder.parent if folder.name == "model" and not folder.exists() else folder
+    if not (run / "experiment.json").is_file() or (run / "model").exists():
+        return
+    recipe = read_json(run / "experiment.json").get("recipe") or "RECIPE"
+    raise CheckpointError(
+        f"{run}: holds no model, since its training has not ended.",
+        hint=f"`guiderec train {recipe} --data SPLIT --out {run} --resume`, with the options that it was begun with, "
+        "goes on where it stopped",
+    )
 
 
 def _refuse_beyond(config: ModelConfig, max_length: int) -> None:

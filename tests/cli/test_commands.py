@@ -125,7 +125,9 @@ def test_the_help_says_what_is_taken_where_nothing_is_given(cli: Cli) -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     leaves = [*commands.values(), *commands["data"].commands.values()]
     texts = [parameter.help or "" for command in leaves for parameter in command.params]
+    texts += [command.help or "" for command in (*leaves, commands["data"])]
     assert [text for text in texts if "[" in text] == []
+    assert "the extra `ann`" in cli("index", "--help").out
 
 
 def test_the_help_loads_nothing_heavy() -> None:
@@ -193,6 +195,12 @@ def test_the_package_runs_as_a_module() -> None:
         (["recommend", "r", "--all-users", "x", "--like", "a", "--explain"], "ConfigError", "--explain belong to one"),
         (["recommend", "r", "--drop-unknown"], "ConfigError", "--drop-unknown belongs to --all-users."),
         (["recipes", "absent"], "ConfigError", "There is no recipe 'absent'"),
+        (["recipes", "absent[red]"], "ConfigError", "There is no recipe 'absent[red]'"),
+        (["data", "describe", "data[1].csv"], "DataError", "data[1].csv: no such file"),
+        (["recommend", "run[/]"], "CheckpointError", "run[/]"),
+        (["report", "a[1]"], "CheckpointError", "a[1] is not a run directory"),
+        (["evaluate", "r", "--part", "[bold]"], "UsageError", "[bold]"),
+        (["train", "sasrec", "--data", "x"], "ConfigError", "'sasrec' is a model; its recipes are "),
         (["recipes", "sasrec", "--options"], "ConfigError", "--options is about one recipe."),
     ],
 )

@@ -225,9 +225,11 @@ def test_other_rows_are_named() -> None:
 
 def test_runs_that_answer_other_questions(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", ranks_of(0))
-    with pytest.raises(DataError, match=r"the data \(SHA-256\) is 'abc' in one and 'def'"):
+    with pytest.raises(DataError, match=r"the data \(SHA-256\) is 'abc' in one and 'def'") as caught:
         compare([a], [write_run(tmp_path / "data", ranks_of(0), sha="def")])
-    with pytest.raises(DataError, match="the treatment of seen items is 'keep' in one and 'mask'"):
+    assert "--seen" not in str(caught.value)  # it would change nothing
+    assert "both must be trained and evaluated on one split" in str(caught.value)
+    with pytest.raises(DataError, match=r"the treatment of seen items is 'keep' in one and 'mask'.* --seen mask"):
         compare([a], [write_run(tmp_path / "seen", ranks_of(0), seen="mask")])
     with pytest.raises(DataError, match="what targets are ranked among"):
         compare([a], [write_run(tmp_path / "candidates", ranks_of(0), catalogue="candidates")])

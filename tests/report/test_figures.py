@@ -17,7 +17,7 @@ from guiderec.report import figures
 from guiderec.report.figures import DARK, LIGHT
 from guiderec.report.runs import read
 
-from .conftest import MakeRun
+from .conftest import FINGERPRINT, PROTOCOL, MakeRun
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -74,6 +74,36 @@ def test_curves_name_the_best_validation(make_run: MakeRun) -> None:
     assert f"best at epoch {best['epoch']}: {best['metrics']['recall@5']:.4f}" in picture.alt
     for series in LIGHT.series[:3]:  # loss, its two parts; the validation shares the third colour
         assert share_of(picture.light, series) > 0
+
+
+def test_the_legend_of_the_losses_covers_no_curve(make_run: MakeRun) -> None:
+    """It was put where matplotlib found most room, and with three curves there was none: it lay on one of them."""
+    figure, (panel,) = figures._panels(1, 1, height=3.5)
+    flat = {name: (np.arange(1.0, 9), np.full(8, level)) for name, level in (("loss", 3.0), ("a", 2.0), ("b", 1.0))}
+    with figures._style(LIGHT):
+        figures._draw_losses(panel, flat, LIGHT)
+    panel.set_xlabel("Epoch")
+    figure.canvas.draw()
+    legend = panel.get_legend().get_window_extent()
+    assert not legend.overlaps(panel.get_window_extent())
+    assert not legend.overlaps(panel.xaxis.label.get_window_extent())
+    assert legend.y0 >= 0
+
+
+def test_figures_of_two_data_sets_say_which_they_are_of(make_run: MakeRun) -> None:
+    other = {"name": "other", "protocol": PROTOCOL, "fingerprint": {**FINGERPRINT, "sha256": "00" * 32}}
+    options = {"n_rows": 30, "mmd2": 0.1}
+    runs = [read(make_run("a", **options)), read(make_run("b", data=other, **options))]
+    for kind in (figures.metric_bars, figures.clouds, figures.coverage):
+        captions = [picture.caption for picture in kind(runs)]
+        assert "planted/user-split" in captions[0]
+        assert "other" in captions[1]
+    curves = [figures.training_curves(run, "same") for run in runs]
+    histograms = [figures.rank_histogram(run, "same") for run in runs]
+    for first, second in (curves, histograms):
+        assert first is not None
+        assert second is not None
+        assert first.caption != second.caption
 
 
 def test_a_model_fitted_in_one_pass_has_no_curves(make_run: MakeRun) -> None:

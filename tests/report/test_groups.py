@@ -38,6 +38,17 @@ def test_rows_with_a_history_and_a_known_target_stand_beside_all_rows(make_run: 
     assert table.note.startswith("Training shows the targets of 33.2% of the rows.")
 
 
+def test_among_candidates_the_share_of_known_targets_is_no_bound(make_run: MakeRun) -> None:
+    """Of two candidates, chance finds half: a recall far above the share of known targets was called impossible."""
+    path = make_run("a")
+    file = path / "evaluation" / "test.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "catalogue": "candidates"}))
+    run = with_groups(path, {"warm target": {"n_rows": 40, "metrics": {"recall@5": 0.25}}})
+    (table,) = tables.groups([runs.read(run)])
+    assert table.note.startswith("Training shows the targets of 10.0% of the rows. This is no bound on recall here")
+    assert "cannot be much above" not in table.note
+
+
 def test_without_cold_targets_nothing_is_said_about_a_bound(make_run: MakeRun) -> None:
     run = with_groups(make_run("a"), {"history>0": {"n_rows": 10, "metrics": {"recall@5": 0.1}}})
     (table,) = tables.groups([runs.read(run)])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import hashlib
 import json
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from guiderec.errors import ConfigError
-from guiderec.report.page import Written, write
+from guiderec.report.page import LEDGER, Written, write
 from guiderec.report.runs import read
 
 from .conftest import FINGERPRINT, MakeRun, write_run
@@ -172,6 +173,37 @@ def test_the_same_records_give_the_same_bytes(paths: list[Path], written: Writte
     again = write(paths, tmp_path / "again")
     assert again.page.read_bytes() == written.page.read_bytes()
     assert again.table.read_bytes() == written.table.read_bytes()
+
+
+def test_figures_of_the_report_before_are_removed_and_nothing_else(make_run: MakeRun, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = write([make_run("a", epochs=3), make_run("b", model="sasrec", epochs=3)], out)
+    names = {path.name for path in first.figures}
+    assert {"curves-sasrec-demo.png", "ranks-sasrec-demo.png"} < names
+    assert first.removed == ()
+    (out / "ranks-sasrec-demo.png").write_bytes(b"painted over by the user")
+    mine = {"curves-mine.png": (out / "curves-sasrec-demo.png").read_bytes(), "notes.txt": b"keep"}
+    for name, content in mine.items():
+        (out / name).write_bytes(content)
+    second = write([tmp_path / "a"], out)
+    assert [path.name for path in second.removed] == ["curves-sasrec-demo.png"]
+    assert not (out / "curves-sasrec-demo.png").exists()
+    assert (out / "ranks-sasrec-demo.png").read_bytes() == b"painted over by the user"
+    assert {name: (out / name).read_bytes() for name in mine} == mine
+    assert all(path.exists() for path in second.figures)
+    assert write([tmp_path / "a"], out).removed == ()
+
+
+@pytest.mark.parametrize("ledger", ["", "[]", '{"figures": 3}', '{"figures": {"../precious.png": "SHA", "p.png": 1}}'])
+def test_a_damaged_ledger_removes_nothing(ledger: str, make_run: MakeRun, tmp_path: Path) -> None:
+    out, precious = tmp_path / "out", tmp_path / "precious.png"
+    out.mkdir()
+    for path in (precious, out / "p.png"):
+        path.write_bytes(b"mine")
+    (out / LEDGER).write_text(ledger.replace("SHA", hashlib.sha256(b"mine").hexdigest()))
+    assert write([make_run(epochs=0)], out).removed == ()
+    assert precious.exists()
+    assert (out / "p.png").exists()
 
 
 def test_runs_without_the_part_are_named_and_not_hidden(make_run: MakeRun, tmp_path: Path) -> None:

@@ -101,6 +101,18 @@ def test_measurements_under_other_options_stand_beside_those_of_the_run(make_run
     assert len(steering.record_tables(read(run), "mine", "test-by-place")) == 1
 
 
+def test_what_could_not_be_measured_stands_below_the_last_table(make_run: MakeRun) -> None:
+    path = make_run()
+    record = write_record(path, ("dislikes", "likes"))
+    plain = steering.tables([read(path)])
+    record["not_measured"] = {"dislikes category": "No row has an item. Hint: name a category."}
+    (path / "steering" / "test.json").write_text(json.dumps(record))
+    first, last = steering.tables([read(path)])
+    assert first == plain[0]
+    told = "Not measured: dislikes category. No row has an item. Hint: name a category."
+    assert last.note == f"{plain[1].note} {told}"
+
+
 def test_the_terminal_shows_the_numbers_uncut_in_80_columns(make_run: MakeRun) -> None:
     run = make_run()
     record = write_record(run)

@@ -169,6 +169,35 @@ def test_beyond_accuracy_and_a_metric_that_one_run_lacks(make_run: MakeRun) -> N
     (beyond,) = tables.beyond([read(full), read(short)])
     assert [cell.text for cell in beyond.rows[0]] == ["steerrec:demo", "0.3100", "9.2500", "0.0040"]
     assert [cell.text for cell in beyond.rows[1]] == ["sasrec:demo", "–", "–", "–"]
+    assert beyond.columns == ("Run", "Coverage@10 (share)", "Novelty@10 (bits)", "Popularity@10 (percentile, 0–1)")
+    assert beyond.note.startswith("Coverage: the share of the catalogue")
+    assert "0.5 for lists by chance" in beyond.note
+
+
+def test_what_is_not_recorded_is_not_explained(make_run: MakeRun) -> None:
+    run = make_run("a")
+    record = json.loads((run / "evaluation/test.json").read_text())
+    record["beyond"] = {"coverage@10": 0.5, "surprise@10": 1.0}
+    (run / "evaluation/test.json").write_text(json.dumps(record))
+    (beyond,) = tables.beyond([read(run)])
+    assert beyond.columns == ("Run", "Coverage@10 (share)", "Surprise@10")
+    assert beyond.note == "Coverage: the share of the catalogue that is in anybody's list."
+
+
+def test_a_metric_that_one_run_alone_has_is_not_the_best_of_anything(make_run: MakeRun) -> None:
+    """Beside a run without NDCG@10, the one value of the column was bold."""
+    full, short = make_run("a"), make_run("b", model="sasrec")
+    record = json.loads((short / "evaluation/test.json").read_text())
+    del record["metrics"]["ndcg@10"]
+    (short / "evaluation/test.json").write_text(json.dumps(record))
+    (table,) = tables.results([read(full), read(short)])
+    strong = [any(row[column].strong for row in table.rows) for column in range(1, 5)]
+    assert dict(zip(table.columns[1:], strong, strict=True)) == {
+        "Recall@5": True,
+        "NDCG@5": True,
+        "Recall@10": True,
+        "NDCG@10": False,
+    }
 
 
 def test_without_an_evaluation_the_error_says_what_to_run(make_run: MakeRun) -> None:

@@ -17,7 +17,7 @@ from guiderec.data.sequences import Rows
 from guiderec.errors import ConfigError, DataError, ScoreError
 from guiderec.evaluation.evaluate import evaluate as evaluate_accuracy
 from guiderec.models.base import Recommender
-from guiderec.steering.evaluate import UNSTEERED, Steering, evaluate
+from guiderec.steering.evaluate import UNSTEERED, Steering, evaluate, evaluate_standard
 from guiderec.steering.procedure import Category, Dislikes, Item, Likes, Neighbourhood
 
 STRENGTHS = (0.0, 0.5, 2.0, 50.0)
@@ -262,6 +262,29 @@ def test_candidates_alone_compete() -> None:
     before = rows.filter(pl.col("rival") == UNSTEERED)
     expected = evaluate_accuracy(Planted(table), data.test, max_length=3, candidates=candidates).rows["rank"]
     assert before["target_rank"].to_list() == expected.to_list()
+
+
+def test_of_the_standard_procedures_those_are_measured_that_can_be_and_the_others_say_why() -> None:
+    """One procedure without a wish, as a like beyond the tenth place of few items, once ended all of them."""
+    data, model = dataset(), Planted(scores())
+    few = np.array([[1, 2, 3, int(target)] for target in data.test.targets()])
+    among = Dataset(**{**vars(data), "candidates": {"test": few}})
+    found, reasons = evaluate_standard(model, among, max_length=3, strengths=(1.0,))
+    assert [each.name for each in found] == ["dislikes item", "dislikes neighbourhood", "dislikes category"]
+    assert list(reasons) == ["likes item"]
+    assert "Hint: a like is drawn from places 11 to 100 of a list" in reasons["likes item"]
+    alone = run(model, among, Dislikes(what=Item()), strengths=(1.0,))
+    assert found[0].rows.equals(alone.rows)
+    with pytest.raises(DataError, match=r"No row of part 'test' has an item to wish for .* 'likes item'"):
+        run(model, among, Likes(what=Item()))
+
+    everything, none = evaluate_standard(model, data, max_length=3, strengths=(1.0,))
+    assert (len(everything), none) == (4, {})
+    with pytest.raises(ConfigError, match="different numbers from 0 on"):
+        evaluate_standard(model, data, max_length=3, strengths=())
+    empty = Dataset(**{**vars(data), "test": Rows(data.test.sequences, data.test.sequence[:0], data.test.position[:0])})
+    with pytest.raises(DataError, match=r"^Nothing can be steered here: Part 'test' has no rows to steer\.[^.]*$"):
+        evaluate_standard(model, empty, max_length=3)
 
 
 def test_what_cannot_be_measured_says_why() -> None:

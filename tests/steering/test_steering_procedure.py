@@ -143,5 +143,5 @@ def test_real_dislikes_are_the_best_placed_of_those_that_the_data_tell() -> None
     assert int(found.anchor[4]) == 0
     assert name_of(procedure) == "real-dislikes item"
     assert parse_procedure("real-dislikes:item") == procedure
-    with pytest.raises(ConfigError, match="needs what users really disliked"):
+    with pytest.raises(ConfigError, match=r"needs what users really disliked.* --dislike-at-most"):
         rule.wishes(batch, listed, batch.history)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -75,7 +77,7 @@ def test_a_log_that_is_too_short(tmp_path):
         Log(tmp_path / "log.jsonl", keep=5)
 
 
-def test_bars_show_only_on_a_terminal(monkeypatch, capsys):
+def test_bars_show_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
     for terminal in (False, True):
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
         with Bars(True, epochs=3, steps_per_epoch=10) as bars:
@@ -84,5 +86,34 @@ def test_bars_show_only_on_a_terminal(monkeypatch, capsys):
             bars.metric("recall@5", 0.0312, best=0.04)
         shown = capsys.readouterr()
         assert shown.out == ""
-        assert ("loss 0.25" in shown.err) is terminal
-        assert ("recall@5 0.0312, best 0.0400" in shown.err) is terminal
+        assert "loss 0.25" in shown.err
+        assert "recall@5 0.0312, best 0.0400" in shown.err
+        assert ("━" in shown.err) is terminal
+
+
+def test_without_a_terminal_every_validation_is_one_line(monkeypatch, capsys):
+    """Into a file, training was silent from its first step to its last."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    with Bars(True, epochs=30, steps_per_epoch=1_000) as bars:
+        bars.step(1, 1_000)
+        bars.metric("recall@5", 0.03, best=0.03)
+        bars.loss(0.25)
+        assert capsys.readouterr().err.count("\n") == 1
+        bars.step(2, 500)
+        bars.metric("recall@5", 0.0312, best=0.04)
+    assert re.fullmatch(
+        r"epoch 3 of 30, step 2,500: loss 0\.25, recall@5 0\.0312, best 0\.0400, 0\.\d s\n", capsys.readouterr().err
+    )
+    with Bars(False, epochs=30, steps_per_epoch=1_000) as bars:
+        bars.metric("recall@5", 0.03, best=0.03)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_closed_pipe_does_not_end_the_training(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    with Bars(True, epochs=1, steps_per_epoch=1) as bars:
+        bars.metric("recall@5", 0.03, best=0.03)

@@ -33,7 +33,7 @@ def index(
 ) -> None:
     """Build an index of a run's items beside its weights, for `--index` of `recommend` and `serve`; measure it.
 
-    For very large catalogues: a request then scores a small part of the items. Needs the extra [ann].
+    For very large catalogues: a request then scores a small part of the items. Needs FAISS, from the extra `ann`.
 
     Example: guiderec index runs/mine --data splits/mine --recall 0.99
     """

@@ -50,7 +50,10 @@ def recommend(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what the history and each wish added to every score.")
     ] = False,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", min=1, help="Number of recommendations.", show_default="10, or all items if they are fewer"),
+    ] = None,
     guidance_scale: Annotated[
         float | None,
         typer.Option("--guidance-scale", help="Strength of guidance; 0 is off.", show_default="the model's own"),
@@ -179,7 +182,7 @@ def _recommend_to_one(
     index: bool,
     explain: bool,
     as_json: bool,
-    k: int,
+    k: int | None,
     exclude_seen: bool,
     guidance_scale: float | None,
     diversity: float | None,
@@ -188,6 +191,7 @@ def _recommend_to_one(
     from guiderec.api import Model
 
     model = Model.from_pretrained(run, index=index)
+    k = model.list_length(k)
     # before the model is asked: it would say of an unknown item which query it was in
     given = {"history": named(model, history), "likes": likes.plain(model), "dislikes": dislikes.plain(model)}
     liked, disliked = likes.wishes(), dislikes.wishes()
@@ -329,7 +333,7 @@ def contribution_table(model: Model, recommendations: list[Item]) -> Any:
     table.add_column("", justify="right")
     table.add_column("Item", overflow="fold")
     for part in recommendations[0]["contributions"] if recommendations else []:
-        table.add_column(_source(model, part), justify="right", overflow="fold")
+        table.add_column(Text(_source(model, part)), justify="right", overflow="fold")
     table.add_column("Score", justify="right")
     for row in recommendations:
         amounts = [f"{part['amount']:+.3f}" for part in row["contributions"]]

@@ -37,6 +37,7 @@ def report(
         "latex": written.latex,
         "numbers": written.numbers,
         "figures": list(written.figures),
+        "removed": list(written.removed),
     }
 
     def show(console: Console) -> None:
@@ -47,5 +48,8 @@ def report(
             markup=False,
             soft_wrap=True,
         )
+        if written.removed:
+            names = ", ".join(path.name for path in written.removed)
+            console.print(f"Removed, figures of the report before: {names}.", markup=False, soft_wrap=True)
 
     answer(result, as_json, show)

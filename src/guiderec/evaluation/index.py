@@ -366,7 +366,8 @@ def _check_vectors(vectors: Tensor) -> None:
         )
     if len(vectors) - 1 < LEAST_ITEMS:
         raise ConfigError(
-            f"An index needs at least {LEAST_ITEMS:,} items, got {len(vectors) - 1:,}.", hint="rank exactly"
+            f"An index needs at least {LEAST_ITEMS:,} items, got {len(vectors) - 1:,}.",
+            hint="build none, and leave --index out: all items are scored, which is quick for so few",
         )
     for first in range(1, len(vectors), _BLOCK):
         finite = vectors[first : first + _BLOCK].isfinite().all(dim=1)
@@ -467,8 +468,10 @@ def _read(path: Path, vectors: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
                                  for name in file.keys()}, vectors)  # fmt: skip  # noqa: SIM118  not a mapping
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
     except FileNotFoundError:
+        run = path.parent.parent if path.parent.name == "model" else path.parent
         raise CheckpointError(
-            f"{path}: there is no such file.", hint="guiderec index RUN --data SPLIT builds it"
+            f"{path}: there is no such file.",
+            hint=f"guiderec index {run} --data SPLIT builds it; without --index all items are scored",
         ) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}).", hint="it is damaged") from None

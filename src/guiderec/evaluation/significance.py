@@ -287,7 +287,10 @@ def _require_same_question(a: Path, b: Path, part: str, seen: Seen | None) -> No
         if facts[1][fact] != value and not (fact == _TREATMENT and seen):
             raise DataError(
                 f"{a} and {b} cannot be compared: {fact} is {value!r} in one and {facts[1][fact]!r} in the other.",
-                hint="evaluate both on one split; --seen keep, or mask, compares under that treatment",
+                hint="--seen keep, or --seen mask, compares both under that treatment"
+                if fact == _TREATMENT
+                else "rows are paired, so both must be trained and evaluated on one split; `guiderec report` shows "
+                "runs of several splits on one page",
             )
 
 

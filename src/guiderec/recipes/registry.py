@@ -88,8 +88,15 @@ def recipe(name: str) -> Experiment:
     """The experiment of a recipe, by name. Raises ConfigError with the nearest name."""
     found = recipes_of(name.partition(":")[0])  # of one model, since all take a while to load
     if name not in found:
-        raise ConfigError(
-            f"There is no recipe '{name}'.{nearest(name, recipes())}", hint="`guiderec recipes` lists all of them"
-        )
+        raise _no_recipe(name)
     experiment = found[name]()
     return experiment.replace(recipe=name)
+
+
+def _no_recipe(name: str) -> ConfigError:
+    """The error for a name that no recipe has; of a model alone, with the recipes of that model."""
+    if own := list(recipes_of(name)):
+        return ConfigError(f"'{name}' is a model; its recipes are {', '.join(own)}.", hint=f"for example {own[0]}")
+    return ConfigError(
+        f"There is no recipe '{name}'.{nearest(name, recipes())}", hint="`guiderec recipes` lists all of them"
+    )

@@ -35,9 +35,9 @@ from guiderec.models.base import Recommender
 from guiderec.recipes.experiment import Experiment
 from guiderec.recipes.registry import build
 from guiderec.rng import Noise, numpy_generator, seed_everything, undisturbed
-from guiderec.steering.evaluate import STRENGTHS
+from guiderec.steering.evaluate import STRENGTHS, evaluate_standard
 from guiderec.steering.evaluate import evaluate as evaluate_steering
-from guiderec.steering.procedure import Dislikes, Likes, standard
+from guiderec.steering.procedure import Dislikes, Likes
 from guiderec.training.checkpoint import load_into, save_tensors
 from guiderec.training.distributed import from_first, join, sum_over_processes
 from guiderec.training.loop import GiveUp, Outcome, Validate, fit
@@ -358,9 +358,10 @@ def steering(
     """Measure how the best model of a run and its rivals honour dislikes and likes; write and return the record.
 
     `run/steering/<part>.json` has the curves (`steering/evaluate.py`), `<part>.parquet` the measures of every row.
-    `procedures` are the `standard` ones where None; others that an earlier call measured under the same conditions
-    stay in the record. `seen`, `overrides`, `label` and `overwrite` are those of `evaluate`. Under torchrun the first
-    process measures and the others wait.
+    `procedures` are the `standard` ones where None, of which those that these rows do not allow are named with the
+    reason (`not_measured`). Others that an earlier call measured under the same conditions stay in the record. `seen`,
+    `overrides`, `label` and `overwrite` are those of `evaluate`. Under torchrun the first process measures and the
+    others wait.
 
     Raises
     ------
@@ -386,20 +387,19 @@ def steering(
 
     def measure() -> dict[str, Any]:
         started = time.perf_counter()
-        found = [
-            evaluate_steering(
-                model.to(fabric.device),
-                dataset,
-                procedure,
-                part=part,
-                max_length=changed.max_length,
-                strengths=strengths,
-                seen=treatment,
-                noise=Noise(noise_seed),
-                classifier_free=None if unconditional is None else unconditional.to(fabric.device),
-            )
-            for procedure in (standard(dataset.vocabulary) if procedures is None else procedures)
-        ]
+        options: dict[str, Any] = {
+            "part": part,
+            "max_length": changed.max_length,
+            "strengths": strengths,
+            "seen": treatment,
+            "noise": Noise(noise_seed),
+            "classifier_free": None if unconditional is None else unconditional.to(fabric.device),
+        }
+        measured = model.to(fabric.device)
+        if procedures is None:
+            found, reasons = evaluate_standard(measured, dataset, **options)
+        else:
+            found, reasons = [evaluate_steering(measured, dataset, each, **options) for each in procedures], {}
         names = [each.name for each in found]
         rows = pl.concat([each.rows.select(pl.lit(each.name).alias("procedure"), pl.all()) for each in found])
         others = [each for each in earlier.get("procedures", []) if each["name"] not in names]
@@ -410,6 +410,7 @@ def steering(
             **conditions,
             "steers": model.steers,
             "procedures": [*(each.summary() for each in found), *others],
+            "not_measured": reasons,
             "seconds": round(time.perf_counter() - started + sum(each["seconds"] for each in others), 3),
         }
         path.parent.mkdir(exist_ok=True)

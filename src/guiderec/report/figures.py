@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from guiderec.errors import ConfigError
 from guiderec.report import steering
 from guiderec.report.runs import Event, Run, labels
-from guiderec.report.tables import comparable, measured_together, title
+from guiderec.report.tables import comparable, data_name, measured_together, subject, title
 
 if TYPE_CHECKING:
     from guiderec.report.projections import Coverage, Projection
@@ -91,7 +91,7 @@ def training_curves(run: Run, name: str) -> Picture | None:
     x, y, metric = _validation_curve(validations, run.metric, axis)
 
     def draw(theme: Theme) -> Figure:
-        figure, (left, right) = _panels(1, 2, height=3.1)
+        figure, (left, right) = _panels(1, 2, height=3.1 + 0.2 * -(-len(parts) // 2))
         _draw_losses(left, parts, theme)
         _draw_validation(right, x, y, metric, theme)
         for panel in (left, right):
@@ -100,7 +100,10 @@ def training_curves(run: Run, name: str) -> Picture | None:
         return figure
 
     alt = f"Training of {name}. {_describe_losses(parts, axis)} {_describe_validation(x, y, metric, axis)}".strip()
-    caption = "Loss and its parts as means over steps; the marked validation is the one whose weights were kept."
+    caption = (
+        f"{name} on {data_name(run)}: loss and its parts as means over steps; the marked validation is the one whose "
+        "weights were kept."
+    )
     return _picture(f"curves-{slug(name)}", alt, caption, draw)
 
 
@@ -273,7 +276,7 @@ def rank_histogram(run: Run, name: str, part: str = "test") -> Picture | None:
     places = {1: "at rank 1", 10: "in the first 10", 100: "in the first 100"}
     top = [f"{100 * np.mean(ranks <= k):.1f} % {place}" for k, place in places.items() if k < n_items]
     caption = (
-        f"Where the targets of {len(ranks):,} rows land: {', '.join([*top, ''])}"
+        f"Where {name} puts the targets of {len(ranks):,} rows of {data_name(run)}: {', '.join([*top, ''])}"
         f"median rank {np.median(ranks):,.0f} of {n_items:,}."
     )
     alt = f"Histogram of the ranks of the targets of {name} on the {part} part, beside a random order."
@@ -312,7 +315,7 @@ def coverage(runs: Sequence[Run], part: str = "test") -> list[Picture]:
 def steering_curves(run: Run, name: str, part: str = "test") -> list[Picture]:
     """For each procedure: exposure of the group against accuracy and overlap, and every measure over strength."""
     return [
-        _steering_figure(procedure, name, record)
+        _steering_figure(run, procedure, name, record)
         for record in steering.records(run, part)
         for procedure in run.steering[record]["procedures"]
     ]
@@ -391,7 +394,12 @@ def _draw_losses(panel: Axes, parts: Curves, theme: Theme) -> None:
         panel.set_yscale("log")
         panel.set_title("Training loss (log scale)", loc="left")
     if len(parts) > 1:
-        panel.legend(loc="best")
+        _legend_below(panel)
+
+
+def _legend_below(panel: Axes) -> None:
+    """Under the label of the axis, where no curve can be."""
+    panel.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=2, borderaxespad=0.0)
 
 
 def _draw_validation(panel: Axes, x: NDArray[np.float64], y: NDArray[np.float64], metric: str, theme: Theme) -> None:
@@ -437,8 +445,10 @@ def _metric_figure(runs: list[Run], names: list[str], part: str, number: int) ->
         for name, record in zip(names, records, strict=True)
     )
     suffix = f"-{number + 1}" if number else ""
-    alt = f"Bars with 95 % intervals on the {part} part. {facts}."
-    return _picture(f"metrics{suffix}", alt, "Means with their 95 % intervals, as in the table.", draw)
+    whole = subject(runs[0], runs[0].evaluations[part].record, part)
+    alt = f"Bars with 95 % intervals. {whole}. {facts}."
+    caption = f"{whole}: means with their 95 % intervals, as in the table."
+    return _picture(f"metrics{suffix}", alt, caption, draw)
 
 
 def headline(metrics: Sequence[str], allowed: set[str]) -> list[str]:
@@ -497,8 +507,9 @@ def _cloud_figure(runs: list[Run], names: list[str], part: str, number: int) -> 
         f"MMD² in thousandths: {values}."
     )
     caption = (
-        f"Directions of the generated vectors and of the true vectors of the same {count:,} rows. Each run in its own "
-        "embeddings; both clouds of a panel in one projection. Distances between clusters mean nothing in t-SNE."
+        f"Directions of the generated vectors and of the true vectors of the same {count:,} rows of the {part} part of "
+        f"{data_name(runs[0])}. Each run in its own embeddings; both clouds of a panel in one projection. Distances "
+        "between clusters mean nothing in t-SNE."
     )
     return _picture(f"clouds{f'-{number + 1}' if number else ''}", alt, caption, draw)
 
@@ -544,9 +555,9 @@ def _coverage_figure(runs: list[Run], names: list[str], part: str, number: int) 
     counts = f"{len(rows):,} generated vectors of the {part} part and {len(chosen):,} items"
     alt = f"Densities of {counts}, in their t-SNE. Mass that the two densities share: {facts}."
     caption = (
-        f"Gaussian kernel densities of {counts}, by directions, in the t-SNE of both: grey the items, lines the "
-        "generated vectors. Overlap is the mass that the two densities share. Generated vectors should lie where "
-        "targets are, not evenly over the catalogue, so that a larger overlap is not better in itself."
+        f"{data_name(runs[0])}: Gaussian kernel densities of {counts}, by directions, in the t-SNE of both: grey the "
+        "items, lines the generated vectors. Overlap is the mass that the two densities share. Generated vectors "
+        "should lie where targets are, not evenly over the catalogue, so that a larger overlap is not better in itself."
     )
     return _picture(f"coverage{f'-{number + 1}' if number else ''}", alt, caption, draw)
 
@@ -566,7 +577,7 @@ def _draw_coverage(panel: Axes, found: Coverage, colour: str, theme: Theme) -> N
     panel.legend(keys, ["items", "generated"], loc="upper right", bbox_to_anchor=(1.0, 0.0), ncols=2)
 
 
-def _steering_figure(procedure: Mapping[str, Any], name: str, record: str) -> Picture:
+def _steering_figure(run: Run, procedure: Mapping[str, Any], name: str, record: str) -> Picture:
     where, label = steering.where(record), record.partition("-")[2]
     recall = f"recall@{procedure['cutoff']}"
     known = {point["rival"]: point for point in procedure["points"]}
@@ -604,9 +615,9 @@ def _steering_figure(procedure: Mapping[str, Any], name: str, record: str) -> Pi
     facts = "; ".join(f"{steering.RIVALS[rival]}: {value:.4f}" for rival, value in best.items())
     alt = f"Steering of {name}, {procedure['name']}, {where}. {title(recall)} at the largest strength: {facts}."
     caption = (
-        f"{procedure['name'].capitalize()}, {name}, {where}. Above: what it costs to change the exposure of the group, "
-        "a marker for each strength, larger for a larger one. Below: each measure over strength. Dotted: the unsteered "
-        "list."
+        f"{procedure['name'].capitalize()}, {name}, {where}, of {data_name(run)}. Above: what it costs to change the "
+        "exposure of the group, a marker for each strength, larger for a larger one. Below: each measure over "
+        "strength. Dotted: the unsteered list."
     )
     return _picture("steering-" + slug(f"{procedure['name']} {label}"), alt, caption, draw)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guiderec.report.runs import Run
-from guiderec.report.tables import Cell, Table, comparable
+from guiderec.report.tables import Cell, Table, comparable, data_name
 
 TITLES = {
     "effective_interests": "Effective interests",
@@ -51,9 +51,7 @@ def _table(run: Run, records: Mapping[str, Mapping[str, Any]], part: str) -> Tab
         )
         for name, record in records.items()
     ]
-    caption = (
-        f"Interests, lists of {', '.join(map(str, lengths))}, {part} part of {run.data.get('name', 'unnamed data')}"
-    )
+    caption = f"Interests, lists of {', '.join(map(str, lengths))}, {part} part of {data_name(run)}"
     return Table(caption, ("Run", "K", *(TITLES[name] for name in measures), "Reached"), tuple(rows), NOTE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections import Counter
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from guiderec.errors import ConfigError
+from guiderec.errors import CheckpointError, ConfigError
+from guiderec.files import read_json, write_json
 from guiderec.report import interests, steering, tables
 from guiderec.report.runs import Run, labels, read
 
@@ -30,6 +32,12 @@ class Written:
     latex: Path
     numbers: Path
     figures: tuple[Path, ...]
+    removed: tuple[Path, ...] = ()
+    """Figures of the report that was there before, which this one does not have."""
+
+
+LEDGER = ".guiderec-report.json"
+"""In the folder of a report: the figures that it wrote, by name, with the SHA-256 of each."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,8 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     The page needs no other file and no network: the figures are inside it, in a light and a dark version; beside it
     each figure lies as PNG (`NAME.png`, light), all tables as Markdown and for LaTeX, and every metric in long form
     (`numbers.csv`, see `tables.numbers`).
-    An existing report is overwritten.
+    An existing report is overwritten. Its figures that the new one lacks are removed, if they are still what was
+    written: nothing else that lies in the folder is touched.
 
     Raises
     ------
@@ -90,8 +99,7 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
     latex = out / "table.tex"
     latex.write_text("\n".join(t.latex() for t in (*tabulated, tables.provenance(records))), encoding="utf-8")
     pl.DataFrame(tables.numbers(records, part), infer_schema_length=None).write_csv(numbers)
-    for picture in shown:
-        (out / f"{picture.name}.png").write_bytes(picture.light)
+    removed = _write_figures(out, {f"{picture.name}.png": picture.light for picture in shown})
     page.write_text(
         template.render(
             title=_page_title(records),
@@ -105,7 +113,37 @@ def write(runs: Sequence[Path], out: Path, *, part: str = "test") -> Written:
         ),
         encoding="utf-8",
     )
-    return Written(page, table, latex, numbers, tuple(out / f"{picture.name}.png" for picture in shown))
+    return Written(page, table, latex, numbers, tuple(out / f"{picture.name}.png" for picture in shown), removed)
+
+
+def _write_figures(out: Path, pictures: Mapping[str, bytes]) -> tuple[Path, ...]:
+    """Write figures by their file names, and remove those of the report before that are not among them."""
+    stale = tuple(path for path in _figures_before(out) if path.name not in pictures)
+    for name, png in pictures.items():
+        (out / name).write_bytes(png)
+    for path in stale:
+        path.unlink()
+    write_json(out / LEDGER, {"figures": {name: _sha256(png) for name, png in pictures.items()}})
+    return stale
+
+
+def _figures_before(out: Path) -> list[Path]:
+    """The figures that the report in a folder wrote and that nobody changed since; none where no ledger tells."""
+    try:
+        figures = read_json(out / LEDGER).get("figures")
+    except CheckpointError:
+        return []
+    listed = figures if isinstance(figures, dict) else {}
+    paths = [(out / name, sha256) for name, sha256 in listed.items() if Path(name).name == name]
+    return [
+        path
+        for path, sha256 in paths
+        if path.is_file() and not path.is_symlink() and _sha256(path.read_bytes()) == sha256
+    ]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _template() -> Any:

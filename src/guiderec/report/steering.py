@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from guiderec.report.runs import Run, labels
-from guiderec.report.tables import Cell, Table, title
+from guiderec.report.tables import Cell, Table, data_name, title
 
 UNSTEERED = "unsteered"
 RIVALS = {
@@ -34,8 +35,13 @@ def tables(runs: Sequence[Run], part: str = "test") -> list[Table]:
 
 
 def record_tables(run: Run, name: str, record: str) -> list[Table]:
-    """The tables of one record of a run, such as `test` or `test-LABEL`."""
-    return [_table(run, name, where(record), procedure) for procedure in run.steering[record]["procedures"]]
+    """The tables of one record of a run, such as `test` or `test-LABEL`; the last says what could not be measured."""
+    found = [_table(run, name, where(record), procedure) for procedure in run.steering[record]["procedures"]]
+    reasons = run.steering[record].get("not_measured") or {}
+    if found and isinstance(reasons, dict):
+        told = " ".join(f"Not measured: {procedure}. {reason}" for procedure, reason in reasons.items())
+        found[-1] = replace(found[-1], note=f"{found[-1].note} {told}".strip())
+    return found
 
 
 def records(run: Run, part: str) -> list[str]:
@@ -78,7 +84,7 @@ def _table(run: Run, name: str, where: str, procedure: Mapping[str, Any]) -> Tab
         )
         for point in procedure["points"]
     ]
-    caption = f"Steering, {procedure['name']}: {name}, {where}, of {run.data.get('name', 'unnamed data')}"
+    caption = f"Steering, {procedure['name']}: {name}, {where}, of {data_name(run)}"
     note = (
         f"{procedure['n_wishes']:,} of {procedure['n_rows']:,} rows have a wish. Exposure: items of the group in the "
         "list. Shift: log2 of the rank of the followed items, after over before. Overlap: share of the rest of the "

@@ -172,8 +172,9 @@ def beyond(runs: Sequence[Run], part: str = "test") -> list[Table]:
                 (Cell(name), *(_number(record.get(column)) for column in columns))
                 for name, record in zip(names, records, strict=True)
             ]
-            caption = f"Beyond accuracy, {part} part of {_data_name(group[0])}"
-            tables.append(Table(caption, ("Run", *map(title, columns)), tuple(rows)))
+            caption = f"Beyond accuracy. {subject(group[0], group[0].evaluations[part].record, part)}"
+            note = " ".join(_BEYOND[kind].about for kind in _BEYOND if kind in map(_kind, columns))
+            tables.append(Table(caption, ("Run", *map(_with_unit, columns)), tuple(rows), note))
     return tables
 
 
@@ -241,6 +242,17 @@ def measured_together(runs: Sequence[Run], part: str) -> list[tuple[list[Run], l
     return [([runs[i] for i in group], [names[i] for i in group]) for group in groups.values()]
 
 
+def data_name(run: Run) -> str:
+    """The name of the data that a run was trained and evaluated on."""
+    return str(run.data.get("name", "unnamed data"))
+
+
+def subject(run: Run, record: Mapping[str, Any], part: str) -> str:
+    """What an evaluation is of: `Test part of beauty/user-split, 2,237 rows, seen items kept`."""
+    where = f"{_where(part)} of {data_name(run)}"
+    return f"{where[0].upper()}{where[1:]}, {record.get('n_rows', 0):,} rows{_seen_words(record)}"
+
+
 def title(metric: str) -> str:
     """`recall@5` as it is printed: `Recall@5`."""
     name, at, cutoff = metric.partition("@")
@@ -278,21 +290,48 @@ def _table_of(run: Run, records: Sequence[Mapping[str, Any]], names: Sequence[st
     """The metrics of `records`, evaluations that answer the same question as that of `run`."""
     measured = [record["metrics"] for record in records]
     metrics = _union(measured)
-    best = {
-        metric: max(each[metric]["mean"] for each in measured if metric in each)
-        for metric in metrics
-        if len(records) > 1
-    }
+    means = {metric: [each[metric]["mean"] for each in measured if metric in each] for metric in metrics}
+    best = {metric: max(values) for metric, values in means.items() if len(values) > 1}
     rows = [
         (Cell(name), *(_interval(each.get(metric), best.get(metric)) for metric in metrics))
         for name, each in zip(names, measured, strict=True)
     ]
     first = records[0]
-    where = f"{_where(part)} of {_data_name(run)}"
-    caption = f"{where[0].upper()}{where[1:]}, {first.get('n_rows', 0):,} rows{_seen_words(first)}"
     bold = "Bold: highest mean of the column." if best else ""
     note = " ".join(text for text in (_interval_note(first), _seen_note(first), bold) if text)
-    return Table(caption, ("Run", *map(title, metrics)), tuple(rows), note)
+    return Table(subject(run, first, part), ("Run", *map(title, metrics)), tuple(rows), note)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """The unit of a measure beyond accuracy, and what it is."""
+
+    unit: str
+    about: str
+
+
+_BEYOND = {
+    "coverage": _Measure("share", "Coverage: the share of the catalogue that is in anybody's list."),
+    "novelty": _Measure(
+        "bits", "Novelty: -log2 of the share of the training events that a listed item has, mean over listed items."
+    ),
+    "popularity": _Measure(
+        "percentile, 0–1",
+        "Popularity: percentile of a listed item by its training events, mean over listed items: near 0 for the "
+        "rarest, near 1 for the most frequent, 0.5 for lists by chance.",
+    ),
+}
+"""Of `evaluation.beyond_accuracy`."""
+
+
+def _kind(metric: str) -> str:
+    return metric.partition("@")[0]
+
+
+def _with_unit(metric: str) -> str:
+    """`Novelty@10 (bits)`."""
+    known = _BEYOND.get(_kind(metric))
+    return f"{title(metric)} ({known.unit})" if known else title(metric)
 
 
 _GROUPS = {"history>0": "with a history", "warm target": "target in training", "history>0, warm target": "with both"}
@@ -308,18 +347,23 @@ def _groups_table(run: Run, records: Sequence[Mapping[str, Any]], names: Sequenc
             share = f"{found['n_rows'] / record['n_rows']:.1%}"
             values = (_number(found["metrics"].get(metric)) for metric in metrics)
             rows.append((Cell(name), Cell(_GROUPS.get(label, label)), Cell(f"{found['n_rows']:,}", share), *values))
-    caption = f"By kind of row, {_where(part)} of {_data_name(run)}{_seen_words(records[0])}"
+    caption = f"By kind of row, {_where(part)} of {data_name(run)}{_seen_words(records[0])}"
     return Table(caption, ("Run", "Rows", "Number", *map(title, metrics)), tuple(rows), _ceiling_note(records[0]))
 
 
 def _ceiling_note(record: Mapping[str, Any]) -> str:
-    """What bounds every model that knows items by their ids alone."""
+    """How many targets training shows; where all items compete, what this bounds for a model of item ids alone."""
     warm = (record.get("groups") or {}).get("warm target")
     if warm is None:
         return ""
+    shown = f"Training shows the targets of {warm['n_rows'] / record['n_rows']:.1%} of the rows."
+    if record.get("catalogue") == "candidates":
+        return (
+            f"{shown} This is no bound on recall here: every target competes with the candidates of its own row alone, "
+            "among which even an order by chance finds it now and then."
+        )
     return (
-        f"Training shows the targets of {warm['n_rows'] / record['n_rows']:.1%} of the rows. A model of item ids alone "
-        "finds the others by luck only: its recall cannot be much above this share."
+        f"{shown} A model of item ids alone finds the others by luck only: its recall cannot be much above this share."
     )
 
 
@@ -340,7 +384,7 @@ def _distribution_table(runs: list[Run], names: list[str], part: str) -> Table:
             values = [1e3 * run.distributions[part].record["mmd2"] for run in same]
             spread = Cell(f"{statistics.fmean(values):.3f}", f"± {statistics.stdev(values):.3f}")
             rows.append((Cell(f"{same[0].name}, {len(same)} seeds"), spread, Cell("–"), Cell("–"), Cell("–")))
-    caption = f"Generated beside true vectors, {_where(part)} of {_data_name(runs[0])}, {records[0]['n_rows']:,} rows"
+    caption = f"Generated beside true vectors, {_where(part)} of {data_name(runs[0])}, {records[0]['n_rows']:,} rows"
     note = (
         "MMD²: unbiased squared maximum mean discrepancy of directions, in thousandths; 0 for equal distributions. "
         "p: of equality. Every run in its own embeddings. `guiderec compare --distribution` tests over seeds."
@@ -382,7 +426,7 @@ def _seeds_table(groups: Sequence[list[Run]], records: Sequence[Sequence[Mapping
             means = [each[metric]["mean"] for each in same]
             cells.append(Cell(f"{statistics.fmean(means):.4f}", f"± {statistics.stdev(means):.4f}"))
         rows.append((Cell(group[0].name), Cell(str(len(group))), *cells))
-    caption = f"Over seeds, {part} part of {_data_name(groups[0][0])}{_seen_words(records[0][0])}"
+    caption = f"Over seeds, {part} part of {data_name(groups[0][0])}{_seen_words(records[0][0])}"
     note = "Mean ± standard deviation (n - 1) over seeds."
     return Table(caption, ("Recipe", "Seeds", *map(title, metrics)), tuple(rows), note)
 
@@ -405,17 +449,13 @@ def _provenance_row(run: Run) -> tuple[str, ...]:
     ]
     stops = run.events("stop")
     return (
-        _data_name(run),
+        data_name(run),
         "unknown" if run.seed is None else str(run.seed),
         ", ".join(str(fact) for fact in machine if fact) or "unknown",
         str(run.environment.get("guiderec", "unknown")),
         str(run.environment.get("commit") or "unknown")[:12],
         duration(stops[-1].get("seconds") if stops else None),
     )
-
-
-def _data_name(run: Run) -> str:
-    return str(run.data.get("name", "unnamed data"))
 
 
 def _settings(options: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ from guiderec.evaluation.ranking import Seen, inference
 from guiderec.models.base import Recommender
 from guiderec.rng import Noise
 from guiderec.steering.measures import listed_items, measured
-from guiderec.steering.procedure import Dislikes, Likes, Rule, name_of
+from guiderec.steering.procedure import Category, Dislikes, Likes, Rule, name_of, standard
 from guiderec.steering.rivals import Rival, Situation, rivals, unsteered
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -181,10 +181,42 @@ def evaluate(
     if not frames:
         raise DataError(
             f"No row of part '{part}' has an item to wish for by the procedure '{name_of(procedure)}'.",
-            hint="for categories, check that the item table names one for the items that are recommended",
+            hint=_where_wishes_come_from(procedure),
         )
     table = pl.concat([frame for same in zip(*frames, strict=True) for frame in same])
     return Steering(table, procedure, len(rows), seen, noise.seed, time.perf_counter() - started)
+
+
+def evaluate_standard(
+    model: Recommender, dataset: Dataset, *, part: str = "test", strengths: Sequence[float] = STRENGTHS, **options: Any
+) -> tuple[list[Steering], dict[str, str]]:
+    """What the `standard` procedures measure, and the reason of each that cannot be measured here, by its name.
+
+    `options` are those of `evaluate`. Raises what it raises, where no procedure can be measured.
+    """
+    strengths = _checked(strengths)
+    found: list[Steering] = []
+    reasons: dict[str, str] = {}
+    for procedure in standard(dataset.vocabulary):
+        try:
+            found.append(evaluate(model, dataset, procedure, part=part, strengths=strengths, **options))
+        except (ConfigError, DataError) as error:
+            reasons[name_of(procedure)] = str(error)
+    if not found:
+        raise DataError(f"Nothing can be steered here: {' '.join(dict.fromkeys(reasons.values()))}")
+    return found, reasons
+
+
+def _where_wishes_come_from(procedure: Dislikes | Likes) -> str:
+    """What must be there for a row to have a wish."""
+    if isinstance(procedure.what, Category):
+        return "check that the item table names a category for the items that are recommended"
+    if isinstance(procedure, Likes):
+        first, last = procedure.places
+        return f"a like is drawn from places {first} to {last} of a list, and is neither the target nor in the history"
+    if procedure.given_by == "data":
+        return "what users really disliked is the target, or no item that competes"
+    return "a dislike is the first item of a list that is not the target"
 
 
 def _batch(

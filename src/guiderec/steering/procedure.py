@@ -226,7 +226,7 @@ class Rule:
             if told is None:
                 raise ConfigError(
                     f"'{name_of(self.procedure)}' needs what users really disliked, and the split does not tell.",
-                    hint="attach the low ratings of the log, see guiderec.data.dislikes",
+                    hint="`guiderec data prepare LOG SPLIT --dislike-at-most RATING` keeps the low ratings of a log",
                 )
             real = torch.zeros(len(told), len(self.neighbours.offsets) - 1, dtype=torch.bool, device=told.device)
             allowed &= real.scatter_(1, told, True).gather(1, listed)  # padding is in no list

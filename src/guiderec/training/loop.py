@@ -145,7 +145,7 @@ def fit(
     resume
         Go on from the newest checkpoint of `run`; a run that was killed before its first checkpoint starts anew.
     progress
-        Show progress bars, if the standard error is a terminal.
+        Show progress on the standard error: bars if that is a terminal, else a line per validation.
 
     Raises
     ------
@@ -230,6 +230,7 @@ def fit(
 
     event("resume" if resume else "start", **({} if resume else {"steps_per_epoch": len(loader)}))
     with log, Interruption() as interruption, Bars(progress and first, training.epochs, len(loader)) as bars:
+        bars.step(state.epoch, state.batch)
         try:
             while (reason := _reason_to_stop(state, training)) is None:
                 # ---------------------------------------------------------------------------------------- steps

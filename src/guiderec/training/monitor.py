@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -193,11 +193,16 @@ class Interruption:
 
 
 class Bars:
-    """Progress of the run and of the epoch, on the standard error, if that is a terminal."""
+    """Progress on the standard error: bars of the run and of the epoch on a terminal, else a line per validation."""
 
     def __init__(self, show: bool, epochs: int, steps_per_epoch: int) -> None:
         self._progress = None
-        if not (show and sys.stderr.isatty()):
+        self._lines = show and not sys.stderr.isatty()
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._done = (0, 0)
+        self._loss = ""
+        self._clock = Clock()
+        if not show or self._lines:
             return
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -214,19 +219,29 @@ class Bars:
 
     def step(self, epoch: int, batch: int) -> None:
         """`epoch` epochs and `batch` batches of the next are done."""
+        self._done = (epoch, batch)
         if self._progress is not None:
             self._progress.update(self._run, completed=epoch)
             self._progress.update(self._epoch, completed=batch)
 
     def loss(self, value: float) -> None:
         """Show the mean loss."""
+        self._loss = f"loss {value:.4g}"
         if self._progress is not None:
-            self._progress.update(self._epoch, note=f"loss {value:.4g}")
+            self._progress.update(self._epoch, note=self._loss)
 
     def metric(self, name: str, value: float, best: float) -> None:
         """Show the deciding metric."""
+        found = f"{name} {value:.4f}, best {best:.4f}"
         if self._progress is not None:
-            self._progress.update(self._run, note=f"{name} {value:.4f}, best {best:.4f}")
+            self._progress.update(self._run, note=found)
+        if self._lines:
+            epoch, batch = self._done
+            step = epoch * self._steps_per_epoch + batch
+            told = ", ".join(filter(None, (self._loss, found)))
+            where = f"epoch {epoch + (batch > 0)} of {self._epochs}, step {step:,}"
+            with suppress(OSError):  # a closed pipe must not end the training
+                print(f"{where}: {told}, {self._clock.seconds():.1f} s", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         if self._progress is not None:
