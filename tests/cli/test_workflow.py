@@ -185,6 +185,8 @@ def test_dislike_effect_is_measured_on_the_lists() -> None:
 def test_ids_are_split_at_commas() -> None:
     assert split_ids(["a,b", " c ,", ""]) == ["a", "b", "c"]
     assert split_ids(None) == []
+    assert split_ids(['"Tea, green", 7', '" x "']) == ["Tea, green", "7", " x "]
+    assert split_ids(['12" single,"say ""hi"", you"', ' , "" ']) == ['12" single', 'say "hi", you']
 
 
 def test_comparison_prints_the_differences_of_the_records(cli: Cli, runs: dict[str, Path]) -> None:

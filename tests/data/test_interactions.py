@@ -62,6 +62,7 @@ def test_every_format_gives_the_same_log(tmp_path, ending, ids):
         frame = frame.with_columns(user=pl.col("user").str.slice(1).cast(int), item=pl.Series([20, 3, 20, 100]))
     expected = lists(Interactions.read(frame))
     assert lists(Interactions.read(write(frame, tmp_path / f"log.{ending}"))) == expected
+    assert lists(Interactions.read(write(frame, tmp_path / f"log[1]*.{ending}"))) == expected  # a name, no pattern
     assert list(expected) == ([7, 9] if ids == "integer" else ["u7", "u9"])
     if ids == "integer":  # by number, not by text: 3 before 20 before 100
         assert Interactions.read(tmp_path / f"log.{ending}").sequences().vocabulary.raw == (3, 20, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Item = dict[str, Any]
 """`item_id`, `name`, and in a list also `rank`, `score`, and `interest` where the model has several."""
 
-_IDS = "Item ids, comma-separated; may be repeated."
+_IDS = "Item ids, comma-separated, one with a comma in double quotes; may be repeated."
 
 
 def recommend(
@@ -252,8 +253,14 @@ def _refuse(options: dict[str, Any], whose: str, *, hint: str) -> None:
 
 
 def split_ids(texts: list[str] | None) -> list[str]:
-    """`["a,b", "c"]` -> `["a", "b", "c"]`."""
-    return [part.strip() for text in texts or [] for part in text.split(",") if part.strip()]
+    """`["a,b", "c"]` -> `["a", "b", "c"]`; what stands in double quotes is one id, `'"a,b"'` -> `["a,b"]`."""
+    found = [_ID.fullmatch(piece) for text in texts or [] for piece in _PIECE.findall(text)]
+    ids = [match["bare"] if match["quoted"] is None else match["quoted"].replace('""', '"') for match in found if match]
+    return [each for each in ids if each]
+
+
+_PIECE = re.compile(r'\s*"(?:[^"]|"")*"\s*(?=,|$)|[^,]+')
+_ID = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<bare>.*?))\s*', re.DOTALL)
 
 
 def ranked(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,9 @@ def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".parquet": pl.read_parquet,
-        ".jsonl": pl.read_ndjson,
-        ".ndjson": pl.read_ndjson,
+        ".parquet": partial(pl.read_parquet, glob=False),
+        ".jsonl": _read_json_lines,
+        ".ndjson": _read_json_lines,
         ".tsv": _read_mind,
     }
     if path.suffix not in readers:
@@ -176,6 +177,11 @@ def _read(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: not a readable {path.suffix} file ({str(error).splitlines()[0]}).") from None
 
 
+def _read_json_lines(path: Path) -> pl.DataFrame:
+    with path.open("rb") as lines:  # a name would be taken for a pattern
+        return pl.read_ndjson(lines)
+
+
 def _read_mind(path: Path) -> pl.DataFrame:
     """MIND's `behaviors.tsv`: impression, user, time, history and shown items by blanks, `-1` clicked and `-0` not.
 
@@ -183,7 +189,13 @@ def _read_mind(path: Path) -> pl.DataFrame:
     """
     columns = ["impression", "user", "time", "history", "shown"]
     table = pl.read_csv(
-        path, separator="\t", has_header=False, quote_char=None, infer_schema=False, truncate_ragged_lines=True
+        path,
+        separator="\t",
+        has_header=False,
+        quote_char=None,
+        infer_schema=False,
+        truncate_ragged_lines=True,
+        glob=False,
     )
     if table.width != len(columns):
         raise DataError(f"{path}: {table.width} columns, and MIND's behaviors.tsv has 5: {', '.join(columns)}.")

@@ -13,6 +13,7 @@ and raises one error that says where, what, how many and the first place. Everyt
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -376,9 +377,10 @@ def _scan(path: Path) -> tuple[pl.LazyFrame, _Place]:
     """A file that is not delimited text."""
     match ending(path):
         case ".jsonl" | ".ndjson":
-            return pl.scan_ndjson(path, infer_schema_length=None), _Place(str(path), "line", 1)
+            exactly = glob.escape(str(path))  # it takes patterns alone
+            return pl.scan_ndjson(exactly, infer_schema_length=None), _Place(str(path), "line", 1)
         case ".parquet":
-            return pl.scan_parquet(path), _Place(str(path))
+            return pl.scan_parquet(path, glob=False), _Place(str(path))
         case other:
             known = [*SEPARATORS, *UNSAID, *OTHERS]
             raise DataError(

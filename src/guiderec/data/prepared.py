@@ -349,7 +349,7 @@ def _read_parquet(file: Path) -> pl.DataFrame:
     if not file.is_file():
         raise DataError(f"{file}: no such file.")
     try:
-        return pl.read_parquet(file)
+        return pl.read_parquet(file, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]}).") from None
 
@@ -358,7 +358,8 @@ def _read_json_lines(file: Path) -> pl.DataFrame:
     if not file.is_file():
         raise DataError(f"{file}: no such file.")
     try:
-        return pl.read_ndjson(file, infer_schema_length=None)
+        with file.open("rb") as lines:
+            return pl.read_ndjson(lines, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file}: not readable as JSON lines ({str(error).splitlines()[0]}).") from None
 
@@ -607,7 +608,7 @@ def _dislikes_frame(dataset: Dataset, dislikes: Mapping[str, Ids]) -> pl.DataFra
 
 def _read_dislikes(dataset: Dataset, path: Path) -> dict[str, Ids]:
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from None
     if not {"part", "row", "item"} <= set(frame.columns):

@@ -10,7 +10,9 @@ from typing import NamedTuple
 from guiderec.config import Part, override
 from guiderec.diffusion.energy import Adversarial, GradientPenalty, MLPNetwork, NoEnergy, TransformerNetwork
 from guiderec.diffusion.guidance import ClassifierFree
+from guiderec.diffusion.schedule import TruncatedLinear
 from guiderec.models.aligndiff import AlignDiffConfig, NoLevels
+from guiderec.recipes import diffurec
 from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
@@ -173,6 +175,19 @@ def beauty_adversarial() -> Experiment:
 def beauty_public_sign() -> Experiment:
     """Ours: Beauty with the sign of the public code, whose corrections lead away from the target."""
     return override(beauty(), {"model.energy.target": "code"})
+
+
+def default() -> Experiment:
+    """Ours: AlignDiff for a catalogue that nobody has tuned it for; rows, budget and choices of `diffurec:default`."""
+    base = diffurec.default()
+    return base.replace(model=AlignDiffConfig(init_std=0.02))
+
+
+def demo() -> Experiment:
+    """Ours: AlignDiff for the embedded synthetic catalogue; width, depth and budget of `diffurec:demo`."""
+    base = diffurec.demo()
+    model = AlignDiffConfig(dim=64, layers=2, heads=2, init_std=0.02, schedule=TruncatedLinear(steps=8), max_length=10)
+    return base.replace(model=model)
 
 
 def _with_energy(base: Experiment, **options: Part) -> Experiment:

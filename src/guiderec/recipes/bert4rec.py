@@ -70,6 +70,16 @@ def beauty_newest_only() -> Experiment:
     return beauty().with_model(newest_only=1.0)
 
 
+def default() -> Experiment:
+    """Ours: BERT4Rec for a catalogue that nobody has tuned it for; rows of `sasrec:default`, more patience."""
+    return Experiment(
+        model=BERT4RecConfig(dim=128, max_length=50),
+        training=_training(epochs=200, metric="recall@10"),
+        max_length=50,
+        training_rows="windows",
+    )
+
+
 def demo() -> Experiment:
     """Ours: BERT4Rec for the embedded synthetic catalogue; half of its rows ask for the newest item, as requests do."""
     model = BERT4RecConfig(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from guiderec.diffusion.schedule import TruncatedLinear
 from guiderec.models.diffurec import DiffuRecConfig
 from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
+ONE_STEP = {"generation.sampler": "ddim", "generation.steps": 1}
 METRICS = recall_and_ndcg(5, 10, 20)
 
 
@@ -48,3 +50,27 @@ def beauty_public_code() -> Experiment:
 def beauty_positions() -> Experiment:
     """Ours: DiffuRec with the learned positions that its code creates and does not use."""
     return beauty().with_model(positions=True)
+
+
+def default() -> Experiment:
+    """Ours: DiffuRec for a catalogue that nobody has tuned it for.
+
+    Items begin short, so that few epochs go far; one step of the chain, which finds as much as all, chooses the epoch.
+    """
+    training = Training(batch_size=512, learning_rate=1e-3, epochs=50, patience=3, metric="recall@10")
+    return Experiment(
+        model=DiffuRecConfig(init_std=0.02),
+        training=training,
+        max_length=50,
+        training_rows="every_prefix",
+        rows_per_epoch=200_000,
+        validation_rows=5_000,
+        validation_options=ONE_STEP,
+    )
+
+
+def demo() -> Experiment:
+    """Ours: DiffuRec at a width and depth for the embedded synthetic catalogue."""
+    model = DiffuRecConfig(dim=64, layers=2, heads=2, init_std=0.02, schedule=TruncatedLinear(steps=8), max_length=10)
+    training = Training(batch_size=256, learning_rate=3e-3, epochs=10, patience=3, metric="recall@10")
+    return Experiment(model=model, training=training, training_rows="every_prefix", metrics=("recall@10", "ndcg@10"))

@@ -104,6 +104,13 @@ def zhihu_sampled() -> Experiment:
     return zhihu().with_model(objective=SampledCrossEntropy())
 
 
+def default() -> Experiment:
+    """Ours: GRU4Rec for a catalogue that nobody has tuned it for; rows and budget of `sasrec:default`."""
+    model = GRU4RecConfig(dim=128, embedding_dropout=0.2, dropout=0.2, max_length=50, objective=CrossEntropy())
+    training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=5, metric="recall@10")
+    return Experiment(model=model, training=training, max_length=50, training_rows="windows")
+
+
 def demo() -> Experiment:
     """Ours: GRU4Rec with the authors' cross-entropy for the embedded synthetic catalogue."""
     model = GRU4RecConfig(dim=64, dropout=0.1, max_length=10, objective=SampledCrossEntropy(samples=256))
