@@ -135,6 +135,11 @@ def test_all_problems_at_once_with_paths():
         assert part in text
 
 
+def test_a_field_without_its_path_is_recognised():
+    assert "'dim' is not an option. Did you mean 'model.dim'?" in problem(override, Whole(), {"dim": 4})
+    assert "'' is not an option." in problem(override, Whole(), {"": 1})
+
+
 def test_constructor_and_plain_data_say_the_same():
     data = {"dmi": 3, "guidance": {"name": "push", "marginn": 1}}
     assert problem(Model, **data) == problem(Model.from_plain, data)

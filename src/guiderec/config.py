@@ -87,7 +87,7 @@ def override(part: PartT, changes: Mapping[str, Any]) -> PartT:
         *parents, field = path.split(".")
         node = _node(data, parents)
         if node is None or not field:
-            problems.append(f"'{path}' is not an option.{nearest(path, flat(data))}")
+            problems.append(f"'{path}' is not an option.{_meant(path, list(flat(data)))}")
             continue
         renamed = field == "name" and bool(parents) and _is_tagged(current, parents)
         if renamed:
@@ -108,6 +108,12 @@ def override(part: PartT, changes: Mapping[str, Any]) -> PartT:
     if problems:
         raise _report(type(part), problems)
     return changed
+
+
+def _meant(path: str, known: Sequence[str]) -> str:
+    """`" Did you mean 'model.dim'?"` for `dim`, and otherwise for the nearest path."""
+    inner = [each for each in known if each.endswith(f".{path}")]
+    return f" Did you mean '{inner[0]}'?" if path and inner else nearest(path, known)
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:

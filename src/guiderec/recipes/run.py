@@ -434,7 +434,10 @@ def revalidated(run: Path, dataset: Dataset, overrides: Mapping[str, Any] | None
 
 
 def read_experiment(run: Path) -> Experiment:
-    """The experiment of a run directory."""
+    """The experiment of a run directory. CheckpointError where it is none."""
+    if not (run / "experiment.json").exists():
+        what = "not a run: it holds no experiment.json" if run.is_dir() else "there is no such directory"
+        raise CheckpointError(f"{run}: {what}.", hint="`guiderec train ... --out RUN` makes a run")
     return Experiment.from_plain(read_json(run / "experiment.json"))
 
 
