@@ -87,7 +87,7 @@ def override(part: PartT, changes: Mapping[str, Any]) -> PartT:
         *parents, field = path.split(".")
         node = _node(data, parents)
         if node is None or not field:
-            problems.append(f"'{path}' is not an option.{_meant(path, list(flat(data)))}")
+            problems.append(f"'{path}' is not an option.{nearest(path, flat(data))}")
             continue
         renamed = field == "name" and bool(parents) and _is_tagged(current, parents)
         if renamed:
@@ -108,12 +108,6 @@ def override(part: PartT, changes: Mapping[str, Any]) -> PartT:
     if problems:
         raise _report(type(part), problems)
     return changed
-
-
-def _meant(path: str, known: Sequence[str]) -> str:
-    """`" Did you mean 'model.dim'?"` for `dim`, and otherwise for the nearest path."""
-    inner = [each for each in known if each.endswith(f".{path}")]
-    return f" Did you mean '{inner[0]}'?" if path and inner else nearest(path, known)
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
@@ -249,6 +243,7 @@ def _problems(part: type[BaseModel], data: Any, error: ValidationError) -> list[
         if extra:
             near = nearest(str(location[-1]), [name for owner in owners for name in owner.model_fields])
             near = near.replace("mean '", f"mean '{prefix}")
+            near = near or ("" if prefix else _further_in(str(location[-1]), data))
             sentences.append(f"'{prefix}{location[-1]}' is not an option.{near}")
         elif kind == "missing":
             sentences.append(f"'{where}' is missing.")
@@ -266,6 +261,12 @@ def _problems(part: type[BaseModel], data: Any, error: ValidationError) -> list[
             message = problem["msg"][0].lower() + problem["msg"][1:]
             sentences.append(f"'{where}' = {_shown(problem['input'])}: {message}.")
     return sentences
+
+
+def _further_in(name: str, data: Any) -> str:
+    """`" Did you mean 'model.dim'?"` for `dim`."""
+    found = [path for path in flat(data) if path.endswith(f".{name}")] if isinstance(data, Mapping) else []
+    return f" Did you mean '{found[0]}'?" if found else ""
 
 
 def _shown(value: Any) -> str:
