@@ -565,7 +565,7 @@ def _comparison(comparison: Mapping[str, Any]) -> str:
 
 
 def _by_data(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Name of a released split -> row key -> the runs of the study with the largest width on it."""
+    """Name of a released split -> row key -> its runs in the study with the largest width, of equals the first."""
     found: dict[str, dict[str, list[Record]]] = {}
     for study in _in_order({record.study for record in records}, STUDIES):
         own = [record for record in records if record.study == study]
@@ -575,7 +575,7 @@ def _by_data(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
             if data["protocol"].get("seed") is not None:
                 continue
             widest = found.setdefault(data["name"], {})
-            if key not in widest or _dim(runs[0]) >= _dim(widest[key][0]):
+            if key not in widest or _dim(runs[0]) > _dim(widest[key][0]):
                 widest[key] = runs
     return {data: dict(sorted(runs.items(), key=lambda item: _place(item[0], RUNS))) for data, runs in found.items()}
 
