@@ -20,7 +20,7 @@ from .conftest import Cli
 COMMANDS = {
     "train": {"recipe", "--data", "--set", "--metric", "--seed", "--out", "--resume", "--json"},
     "evaluate": {
-        "run",
+        "runs",
         "--data",
         "--part",
         "--seen",

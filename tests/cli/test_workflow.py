@@ -69,6 +69,18 @@ def test_evaluation_prints_its_record(cli: Cli, split: Path, runs: dict[str, Pat
     (run / "evaluation" / "valid.json").unlink()
 
 
+def test_several_runs_are_evaluated_on_one_split(cli: Cli, split: Path, runs: dict[str, Path]) -> None:
+    command = ("evaluate", *runs.values(), "--data", split, "--part", "valid", "--label", "together")
+    found = cli(*command, "--json").json["runs"]
+    assert [each["run"] for each in found] == [str(run) for run in runs.values()]
+    assert len({each["metrics"]["recall@10"]["mean"] for each in found}) == len(runs)
+    text = cli(*command).out
+    assert all(f"{each['metrics']['recall@10']['mean']:.4f}" in text for each in found)
+    for run in runs.values():
+        for kind in ("json", "parquet"):
+            (run / "evaluation" / f"valid-together.{kind}").unlink()
+
+
 def test_weights_are_evaluated_under_other_options(cli: Cli, split: Path, runs: dict[str, Path]) -> None:
     run = runs["steerrec"]
     before = (run / "evaluation" / "test.json").read_text()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Directory of a run.", metavar="RUN")],
-    data: Annotated[Path, typer.Option("--data", help="Folder of the split that it was trained on.", metavar="DIR")],
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs on one split.", metavar="RUN...")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the split they were trained on.", metavar="DIR")],
     part: Annotated[Literal["test", "valid"], typer.Option("--part", help="Part of the split.")] = "test",
     seen: Annotated[
         Literal["keep", "mask"] | None,
@@ -70,7 +70,7 @@ def evaluate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure the best model of a run on every row of a part, and record it in RUN/evaluation.
+    """Measure the best model of each run on every row of a part, and record it in RUN/evaluation.
 
     Example: guiderec evaluate RUN --data DIR --set model.guidance.scale=0 --label unguided
     """
@@ -91,37 +91,48 @@ def evaluate(
             "label": label,
             "overwrite": overwrite,
         }
-        _steering(run, data, part, _numbers(strengths), wishes, options, as_json)
+        _steering(runs, data, part, _numbers(strengths), wishes, options, as_json)
         return
     if strengths is not None or wishes:
         raise ConfigError("--strengths and --wish belong to --steering.", hint="add --steering")
-    record = run_evaluation(
-        run,
-        api.load(data),
-        part,
-        seen=seen,
-        noise_seed=noise_seed,
-        metrics=tuple(metric) if metric else None,
-        overrides=overrides,
-        label=label,
-        interests=interests,
-        overwrite=overwrite,
-    )
+    dataset = api.load(data)
+    records = [
+        run_evaluation(
+            run,
+            dataset,
+            part,
+            seen=seen,
+            noise_seed=noise_seed,
+            metrics=tuple(metric) if metric else None,
+            overrides=overrides,
+            label=label,
+            interests=interests,
+            overwrite=overwrite,
+        )
+        for run in runs
+    ]
 
     def show(console: Console) -> None:
         from guiderec.report import interests as interest_tables
-        from guiderec.report import runs, tables
+        from guiderec.report import runs as kept
+        from guiderec.report import tables
 
-        evaluated, name = [runs.read(run)], f"{part}-{label}" if label else part
+        evaluated, name = [kept.read(run) for run in runs], f"{part}-{label}" if label else part
         for kind in (tables.results, tables.otherwise, tables.groups, interest_tables.tables):
             for table in kind(evaluated, name):
                 console.print(table.rich())
 
-    answer({"run": run, **record}, as_json, show)
+    answer(_answered(runs, records), as_json, show)
+
+
+def _answered(runs: list[Path], records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of one run, or all of several."""
+    found = [{"run": run, **record} for run, record in zip(runs, records, strict=True)]
+    return found[0] if len(found) == 1 else {"runs": found}
 
 
 def _steering(
-    run: Path,
+    runs: list[Path],
     data: Path,
     part: Literal["test", "valid"],
     strengths: list[float] | None,
@@ -137,19 +148,22 @@ def _steering(
 
     procedures = [parse_procedure(wish) for wish in wishes] if wishes else None
     chosen = STRENGTHS if strengths is None else strengths
-    record = steering(run, api.load(data), part, procedures=procedures, strengths=chosen, **options)
+    dataset = api.load(data)
+    records = [steering(run, dataset, part, procedures=procedures, strengths=chosen, **options) for run in runs]
 
     def show(console: Console) -> None:
-        from guiderec.report import runs
+        from guiderec.report import runs as kept
         from guiderec.report.steering import record_tables
 
-        measured = runs.read(run)
-        (name,) = runs.labels([measured])
-        for table in record_tables(measured, name, f"{part}-{options['label']}" if options["label"] else part):
-            console.print(table.rich(details=False))
-        console.print(f"The intervals are in {run}/steering and on the page of guiderec report {run}.", markup=False)
+        measured = [kept.read(run) for run in runs]
+        for run, each, name in zip(runs, measured, kept.labels(measured), strict=True):
+            for table in record_tables(each, name, f"{part}-{options['label']}" if options["label"] else part):
+                console.print(table.rich(details=False))
+            console.print(
+                f"The intervals are in {run}/steering and on the page of guiderec report {run}.", markup=False
+            )
 
-    answer({"run": run, **record}, as_json, show)
+    answer(_answered(runs, records), as_json, show)
 
 
 def _numbers(text: str | None) -> list[float] | None:

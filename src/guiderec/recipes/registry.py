@@ -96,7 +96,8 @@ def recipe(name: str) -> Experiment:
 def _no_recipe(name: str) -> ConfigError:
     """The error for a name that no recipe has; of a model alone, with the recipes of that model."""
     if own := list(recipes_of(name)):
-        return ConfigError(f"'{name}' is a model; its recipes are {', '.join(own)}.", hint=f"for example {own[0]}")
+        usual = f"{name}:default" if f"{name}:default" in own else own[0]
+        return ConfigError(f"'{name}' is a model; its recipes are {', '.join(own)}.", hint=f"for example {usual}")
     return ConfigError(
         f"There is no recipe '{name}'.{nearest(name, recipes())}", hint="`guiderec recipes` lists all of them"
     )
