@@ -148,6 +148,11 @@ def test_validations_in_epochs_and_at_the_end(tmp_path):
     assert [(e["epoch"], e["step"]) for e in events(tmp_path, "validation")] == [(2, 22), (4, 44), (5, 55)]
 
 
+def test_epochs_of_few_steps_are_validated_together(tmp_path):
+    train(tmp_path, SHORT.replace(epochs=6, validate_after_steps=23))
+    assert [(e["epoch"], e["step"]) for e in events(tmp_path, "validation")] == [(3, 33), (6, 66)]
+
+
 def test_max_steps_ends_with_a_validation(tmp_path):
     _, outcome = train(tmp_path, SHORT.replace(max_steps=15))
     assert (outcome.reason, outcome.steps, outcome.epochs) == ("max_steps", 15, 2)
@@ -291,6 +296,17 @@ def test_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(CheckpointError, match=r"was trained before\. Hint: resume it, or choose another directory"):
         train(tmp_path, SHORT)
     assert (tmp_path / "log.jsonl").read_bytes() == log
+
+
+def test_a_checkpoint_from_before_an_option_existed_is_resumed(tmp_path):
+    train(tmp_path, SHORT.replace(epochs=2))
+    state = tmp_path / "checkpoint" / "state.json"
+    older = json.loads(state.read_text())
+    del older["identity"]["training.validate_after_steps"]
+    state.write_text(json.dumps(older))
+    with pytest.raises(CheckpointError, match=r"training\.validate_after_steps was 1, is 5"):
+        train(tmp_path, SHORT.replace(epochs=3, validate_after_steps=5), resume=True)
+    assert train(tmp_path, SHORT.replace(epochs=3), resume=True)[1].epochs == 3
 
 
 def test_another_run_is_not_resumed(tmp_path):

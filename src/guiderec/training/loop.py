@@ -65,6 +65,9 @@ class Training(Part):
     """Stop after so many validations in a row without a new best; None trains to the end."""
     validate_every_epochs: int = Field(1, ge=1)
     """Epochs between validations. The last epoch is always validated."""
+    validate_after_steps: int = Field(1, ge=1)
+    """Steps between validations, at least: an epoch that ends before is not validated, unless it is the last. On a small
+    log, whose epochs have few steps, `patience` would otherwise be short."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward passes under automatic mixed precision; weights, moments and validation stay in float32."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -393,7 +396,8 @@ def _validation_due(state: State, training: Training, steps_per_epoch: int, tota
     if state.validated_step == state.step:
         return False
     ended = state.batch == steps_per_epoch and (state.epoch + 1) % training.validate_every_epochs == 0
-    return ended or state.step >= total_steps
+    enough = state.step - state.validated_step >= training.validate_after_steps
+    return (ended and enough) or state.step >= total_steps
 
 
 def _checkpoint_due(training: Training, step: int, written_at: float, *, logged: bool) -> bool:
@@ -444,7 +448,9 @@ def _identity(model: Recommender, loader: Loader, training: Training, seed: int)
 
 
 def _check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    names = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
+    unknown_then = {f"training.{name}": value for name, value in Training().lasting().items()}
+    saved = {name: saved.get(name, unknown_then.get(name)) for name in {**saved, **now}}
+    names = [name for name in saved if saved[name] != now.get(name)]
     if names:
         changes = "; ".join(f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names)
         raise CheckpointError(
