@@ -66,8 +66,8 @@ class Training(Part):
     validate_every_epochs: int = Field(1, ge=1)
     """Epochs between validations. The last epoch is always validated."""
     validate_after_steps: int = Field(1, ge=1)
-    """Steps between validations, at least: an epoch that ends before is not validated, unless it is the last. On a small
-    log, whose epochs have few steps, `patience` would otherwise be short."""
+    """Steps between validations, at least: an epoch that ends before is not validated, unless it is the last. On a
+    small log, whose epochs have few steps, `patience` would otherwise be short."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward passes under automatic mixed precision; weights, moments and validation stay in float32."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
