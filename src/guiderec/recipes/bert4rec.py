@@ -74,7 +74,7 @@ def default() -> Experiment:
     """Ours: BERT4Rec for a catalogue that nobody has tuned it for; rows of `sasrec:default`, more patience."""
     return Experiment(
         model=BERT4RecConfig(dim=128, max_length=50),
-        training=_training(epochs=200, metric="recall@10"),
+        training=_training(epochs=1000, metric="recall@10").replace(batch_size=64, validate_after_steps=100),
         max_length=50,
         training_rows="windows",
     )

@@ -57,7 +57,9 @@ def default() -> Experiment:
 
     Items begin short, so that few epochs go far; one step of the chain, which finds as much as all, chooses the epoch.
     """
-    training = Training(batch_size=512, learning_rate=1e-3, epochs=50, patience=3, metric="recall@10")
+    training = Training(
+        batch_size=512, learning_rate=1e-3, epochs=1000, validate_after_steps=100, patience=3, metric="recall@10"
+    )
     return Experiment(
         model=DiffuRecConfig(init_std=0.02),
         training=training,

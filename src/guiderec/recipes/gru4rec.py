@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from guiderec.models.gru4rec import BPRMax, GRU4RecConfig, SampledCrossEntropy
 from guiderec.nn.next_item import CrossEntropy
+from guiderec.recipes import sasrec
 from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
@@ -107,8 +108,7 @@ def zhihu_sampled() -> Experiment:
 def default() -> Experiment:
     """Ours: GRU4Rec for a catalogue that nobody has tuned it for; rows and budget of `sasrec:default`."""
     model = GRU4RecConfig(dim=128, embedding_dropout=0.2, dropout=0.2, max_length=50, objective=CrossEntropy())
-    training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=5, metric="recall@10")
-    return Experiment(model=model, training=training, max_length=50, training_rows="windows")
+    return Experiment(model=model, training=sasrec.default().training, max_length=50, training_rows="windows")
 
 
 def demo() -> Experiment:

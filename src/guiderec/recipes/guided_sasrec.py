@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from guiderec.models.guided_sasrec import GuidedSASRecConfig
+from guiderec.recipes import sasrec
 from guiderec.recipes.experiment import Experiment, recall_and_ndcg
 from guiderec.training.loop import Training
 
@@ -10,11 +11,11 @@ from guiderec.training.loop import Training
 def default() -> Experiment:
     """Guided SASRec for a catalogue that nobody has tuned it for: some thousand to some ten thousand items.
 
-    Every row teaches the item after each of its positions, so it is given each item of a sequence once.
+    Every row teaches the item after each of its positions, so it is given each item of a sequence once. What ends the
+    training is patience, which is counted in steps where epochs have few.
     """
     model = GuidedSASRecConfig(dim=128, layers=2, heads=2, dropout=0.2, max_length=50)
-    training = Training(batch_size=256, learning_rate=1e-3, epochs=100, patience=5, metric="recall@10")
-    return Experiment(model=model, training=training, max_length=50, training_rows="windows")
+    return Experiment(model=model, training=sasrec.default().training, max_length=50, training_rows="windows")
 
 
 def beauty() -> Experiment:
@@ -55,10 +56,9 @@ def movielens_1m_leave_one_out() -> Experiment:
 
 def movielens_latest_small() -> Experiment:
     """Guided SASRec, MovieLens latest-small, ratings of 3.5 and more, leave-one-out: smaller batches, more dropout."""
-    base = default()
-    return base.replace(
-        model=base.model.replace(dropout=0.4), training=base.training.replace(batch_size=64, epochs=60, patience=8)
-    )
+    model = GuidedSASRecConfig(dim=128, layers=2, heads=2, dropout=0.4, max_length=50)
+    training = Training(batch_size=64, learning_rate=1e-3, epochs=60, patience=8, metric="recall@10")
+    return Experiment(model=model, training=training, max_length=50, training_rows="windows")
 
 
 def demo() -> Experiment:
