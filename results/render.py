@@ -278,14 +278,13 @@ def _against_main(
 
 
 def _shown(study: str, records: Sequence[Record]) -> list[Record]:
-    """The records of a study, and for the same seeds those that its tables show beside them and it has not itself."""
+    """The records of a study, and those of other studies that its tables show beside them, for the same seeds."""
     own = [record for record in records if record.study == study]
     if study not in STUDIES:
         return own
     joined, beside = STUDIES[study].joined_by, STUDIES[study].beside
-    seeds, has = {record.seed for record in own}, {(record.name, record.seed) for record in own}
-    shown = [r for r in records if r.study in joined and r.name in beside and r.seed in seeds]
-    return own + [r for r in shown if (r.name, r.seed) not in has]
+    seeds = {record.seed for record in own}
+    return own + [r for r in records if r.study in joined and r.name in beside and r.seed in seeds]
 
 
 def _study(

@@ -100,7 +100,7 @@ class Study:
     joined_by: tuple[str, ...] = ()
     """Other studies on the same data, whose runs are tested as well."""
     beside: tuple[str, ...] = ()
-    """Runs of those other studies that the tables of this one show as well, for seeds that it does not have itself."""
+    """Runs of those other studies that the tables of this one show as well."""
     published: Mapping[str, str] = field(default_factory=dict)
     """Run -> its row in `published.json` here, where the table that the study is about prints another than its own."""
     seeds: tuple[int, ...] | None = None
@@ -299,8 +299,6 @@ def _of_aligndiff(
         models,
         title=f"{title}, leave-one-out: the parts of AlignDiff",
         runs=_parts_of_aligndiff(data_set, slow),
-        joined_by=(name,),
-        beside=("aligndiff",),
         published={"aligndiff": "AlignDiff in Table 3"},
         note=(
             "Rows of AlignDiff's Table 3 with the settings and budget of the study above. For paired tests, which need "

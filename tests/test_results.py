@@ -333,7 +333,7 @@ def test_studies_name_what_exists():
         assert set(study.joined_by) <= set(STUDIES)
         joined = {name for other in study.joined_by for name in STUDIES[other].runs}
         assert study.against is None or study.against in {*study.runs, *joined}
-        assert set(study.beside) <= joined
+        assert set(study.beside) <= joined - set(study.runs)
         for run in study.runs.values():
             experiment = configure(run.recipe, dict(run.options), 0)
             for reading in run.readings.values():
@@ -409,10 +409,6 @@ def test_a_study_shows_runs_of_another_beside_its_own_and_rows_of_some_metrics(r
     groups = table_rows(study, "### Test, some of the rows")
     assert groups[1] == ["ADIGRec: G2 alone", "0.0070", "0.0080", "0.0090"]
     assert "With a history (1,900)" in study
-    write("zhihu-ablation/adigrec", 0, 0.011)  # the same model, trained again for this study
-    text = render.rendered(root)[root / "docs/results.md"]
-    again = table_rows(text[text.index("the parts of ADIGRec") :], "### Test")
-    assert [row[2] for row in again if row[0] == "ADIGRec" and row[1].startswith("ours")] == ["0.0110"]
 
 
 def test_a_record_is_whole_when_it_has_all_readings_and_the_interests(tmp_path: Path):
