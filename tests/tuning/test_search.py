@@ -235,8 +235,9 @@ def test_options_of_a_run_are_measured_on_its_weights(steered, data, tmp_path):
     assert (searched.metric, len(searched.trials)) == ("ndcg@5", 3)
     assert not (tmp_path / "search" / "runs").exists()
     for trial in searched.trials:
+        options, label = {**fixed, **trial.options}, f"trial-{trial.number}"
         evaluated = runs.evaluate(
-            steered, data, "valid", overrides={**fixed, **trial.options}, label="check", metrics=("ndcg@5", "recall@10")
+            steered, data, "valid", overrides=options, label=label, metrics=("ndcg@5", "recall@10")
         )["metrics"]
         assert trial.value == pytest.approx(evaluated["ndcg@5"]["mean"], abs=1e-12)
         assert trial.metrics["recall@10"] == pytest.approx(evaluated["recall@10"]["mean"], abs=1e-12)
