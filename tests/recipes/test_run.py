@@ -316,8 +316,11 @@ def test_steering_measured_again_keeps_the_other_procedures(measured: Path, data
     wishes = [parse_procedure(wish) for wish in ("dislikes:item", "likes:item")]
     both = runs.steering(measured, data, procedures=wishes, strengths=strengths)
     rows = pl.read_parquet(measured / "steering" / "test.parquet")
+    path, reasons = measured / "steering" / "test.json", {"likes item": "no row", "dislikes category": "no category"}
+    path.write_text(json.dumps({**both, "not_measured": reasons}))
     again = runs.steering(measured, data, procedures=wishes[1:], strengths=strengths)
     assert [each["name"] for each in again["procedures"]] == [each["name"] for each in reversed(both["procedures"])]
+    assert again["not_measured"] == {"dislikes category": "no category"}
     points = [{each["name"]: each["points"] for each in record["procedures"]} for record in (both, again)]
     assert points[0] == points[1]
     assert_frame_equal(pl.read_parquet(measured / "steering" / "test.parquet"), rows, check_row_order=False)

@@ -403,6 +403,7 @@ def steering(
         names = [each.name for each in found]
         rows = pl.concat([each.rows.select(pl.lit(each.name).alias("procedure"), pl.all()) for each in found])
         others = [each for each in earlier.get("procedures", []) if each["name"] not in names]
+        unmeasured = {**earlier.get("not_measured", {}), **reasons}
         if others:
             rows = pl.concat([rows, _steered_rows(path).filter(~pl.col("procedure").is_in(names))])
         record = {
@@ -410,7 +411,7 @@ def steering(
             **conditions,
             "steers": model.steers,
             "procedures": [*(each.summary() for each in found), *others],
-            "not_measured": reasons,
+            "not_measured": {each: why for each, why in unmeasured.items() if each not in names},
             "seconds": round(time.perf_counter() - started + sum(each["seconds"] for each in others), 3),
         }
         path.parent.mkdir(exist_ok=True)
