@@ -303,8 +303,8 @@ def _of_aligndiff(
         note=(
             "Rows of AlignDiff's Table 3 with the settings and budget of the study above. For paired tests, which need "
             "the rank of every target, the whole model was trained again: ranks of the study above are not kept. The "
-            "same seed ends at other numbers there, at most by 0.3 points: another processor, and in older commits "
-            "other masks of dropout, act as another seed would."
+            "same seed ends at other numbers there, at most by a third of a point: another processor, and in older "
+            "commits other masks of dropout, act as another seed would."
         ),
     )
     return {name: models, f"{name}-ablation": parts}
